@@ -1,0 +1,65 @@
+"""Stage 2: the base model, UNet and text encoder, on captioned scenes with no grounding input."""
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gligen_ops.training import DROP, Diffusion
+
+from . import data, models, train_vae, world
+from .stages import fit, load_weights, save_weights
+
+BATCH = 64
+EMBEDDING = "text_model.embeddings.token_embedding.weight"
+
+
+def train(steps: int) -> None:
+    torch.manual_seed(1)
+    scenes = data.scenes()
+    latents = data.latents(train_vae.trained(), scenes)
+    tokens = data.Tokens()
+    unet, text = models.unet(), models.text_encoder()
+    diffusion = Diffusion()
+
+    def loss(step: int) -> torch.Tensor:
+        rng = np.random.default_rng((4, step))
+        picked = rng.integers(len(scenes), size=BATCH)
+        captions = [
+            "" if rng.random() < DROP else world.caption(scenes[i], rng) for i in picked
+        ]
+        z = latents[torch.from_numpy(picked)]
+        noise = torch.randn_like(z)
+        t = torch.from_numpy(rng.integers(diffusion.steps, size=BATCH))
+        context = text(tokens(captions))[0]
+        predicted = unet(diffusion.noisy(z, noise, t), t, context=context, transformer_options={})
+        return F.mse_loss(predicted, noise)
+
+    modules = nn.ModuleDict({"unet": unet, "text": text})
+    # One embedding of 49408 rows, of which this world's words use a few dozen.
+    table = text.text_model.embeddings.token_embedding.weight
+    rest = [p for p in modules.parameters() if p is not table and p.requires_grad]
+    groups = [{"params": rest, "lr": 1.5e-3}, {"params": [table], "lr": 1.5e-3, "weight_decay": 0}]
+    fit("base", modules, groups, loss, steps)
+    save_weights("unet", unet.state_dict(), config=models.UNET)
+    save_text(text, data.vocabulary(tokens))
+
+
+def save_text(text: nn.Module, vocabulary: list[int]) -> None:
+    """Only the embedding rows of this world's words; any other word reads as the mean of those."""
+    tensors = text.state_dict()
+    tensors[EMBEDDING] = tensors[EMBEDDING][vocabulary]
+    tensors.pop("text_projection.weight", None)
+    save_weights("text", tensors, config=models.TEXT, vocabulary=vocabulary)
+
+
+def trained() -> tuple[nn.Module, nn.Module]:
+    """UNet and text encoder as they are in the files."""
+    unet, text = models.unet(), models.text_encoder()
+    unet.load_state_dict(load_weights("unet"))
+    tensors = load_weights("text")
+    rows = tensors.pop(EMBEDDING)
+    table = rows.mean(0).repeat(len(text.text_model.embeddings.token_embedding.weight), 1)
+    table[data.vocabulary(data.Tokens())] = rows
+    text.load_state_dict({**tensors, EMBEDDING: table}, strict=False)
+    return unet, text

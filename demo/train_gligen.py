@@ -1,0 +1,116 @@
+"""Stage 3: gated layers and box tokenizer on grounded scenes, over the frozen base."""
+
+import json
+
+import numpy as np
+import torch
+from torch import nn
+
+from gligen_ops import training
+from gligen_ops.box_tokens import SLOTS, BoxTokenizer
+from gligen_ops.model import Block, Gligen
+
+from . import data, models, train_base, train_vae, world
+from .stages import RUN, WEIGHTS, fit, save_weights
+
+BATCH = 64
+KEEP = 0.9  # share of a scene's things that are grounded: the rest come from the caption alone
+
+
+def grounded_scenes() -> list[int]:
+    """Indices of the scenes without a held-out pair."""
+    return [
+        i
+        for i, scene in enumerate(data.scenes())
+        if not any((t.colour, t.shape) in world.HELD_OUT for t in scene.things)
+    ]
+
+
+def widths(unet: nn.Module) -> dict[Block, int]:
+    """The transformer blocks of the host's UNet, in the order in which they run."""
+    parts = [("input", unet.input_blocks), ("middle", [unet.middle_block]), ("output", unet.output_blocks)]
+    return {
+        Block(kind, number, index): block.attn1.to_q.in_features
+        for kind, blocks in parts
+        for number, layers in enumerate(blocks)
+        for layer in layers
+        for index, block in enumerate(getattr(layer, "transformer_blocks", ()))
+    }
+
+
+def denoiser(unet: nn.Module) -> training.Denoise:
+    def denoise(z, t, context, fuse):
+        def middle_patch(v, extra):
+            return fuse(v, Block(*extra["block"], extra["block_index"]), extra["n_heads"])
+
+        patches = {"patches": {"middle_patch": [middle_patch]}}
+        return unet(z, t, context=context, transformer_options=patches)
+
+    return denoise
+
+
+def box_grounding(scenes, features: dict[str, torch.Tensor], rng) -> tuple[torch.Tensor, ...]:
+    """The tokenizer's inputs for a batch of scenes: boxes, mask and phrase features."""
+    boxes = torch.zeros(len(scenes), SLOTS, 4)
+    mask = torch.zeros(len(scenes), SLOTS)
+    text = torch.zeros(len(scenes), SLOTS, models.CONTEXT)
+    for row, scene in enumerate(scenes):
+        things = [t for t in scene.things if rng.random() < KEEP]
+        for slot, thing in enumerate(things):
+            boxes[row, slot] = torch.tensor(thing.box)
+            mask[row, slot] = 1
+            text[row, slot] = features[thing.phrase]
+    return boxes, mask, text
+
+
+def train(steps: int) -> None:
+    torch.manual_seed(2)
+    unet, text = (training.freeze(m) for m in train_base.trained())
+    before = training.fingerprint([*unet.parameters(), *text.parameters()])
+    scenes, usable = data.scenes(), np.array(grounded_scenes())
+    latents = data.latents(train_vae.trained(), scenes)
+    tokens = data.Tokens()
+    gligen = Gligen(BoxTokenizer(models.CONTEXT, models.CONTEXT), models.CONTEXT, widths(unet))
+    diffusion, denoise = training.Diffusion(), denoiser(unet)
+    phrases = sorted({t.phrase for s in scenes for t in s.things})
+    with torch.no_grad():
+        features = dict(zip(phrases, text(tokens(phrases))[3], strict=True))
+        null_context = text(tokens([""]))[0]
+
+    def loss(step: int) -> torch.Tensor:
+        rng = np.random.default_rng((5, step))
+        picked = rng.choice(usable, size=BATCH)
+        chosen = [scenes[i] for i in picked]
+        with torch.no_grad():
+            context = text(tokens([world.caption(s, rng) for s in chosen]))[0]
+        grounding = box_grounding(chosen, features, rng)
+        batch = training.Batch(latents[torch.from_numpy(picked)], context, grounding)
+        # Layout is decided where there is much noise: three in four steps are drawn from there.
+        low = np.where(rng.random(BATCH) < 0.75, 350, 0)
+        t = torch.from_numpy(rng.integers(low, diffusion.steps))
+        return training.loss(denoise, gligen, diffusion, batch, null_context, t)
+
+    gates = WEIGHTS.parent / "gates.jsonl"
+    if not (RUN / "gligen.pt").exists():
+        gates.write_text("")
+
+    def every(step: int) -> None:
+        if step % 20 == 0 or step + 1 == steps:
+            with gates.open("a") as file:
+                print(json.dumps({"step": step, **training.gate_values(gligen)}), file=file)
+
+    groups = training.parameter_groups(gligen, lr=1e-3, gate_lr=1e-2)
+    fit("gligen", nn.ModuleDict({"gligen": gligen}), groups, loss, steps, every)
+    after = [*unet.parameters(), *text.parameters()]
+    if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+        raise RuntimeError("The frozen base changed during training.")
+    save_weights("gligen", gligen_tensors(gligen))
+
+
+def gligen_tensors(gligen: Gligen) -> dict[str, torch.Tensor]:
+    """By the names that GLIGEN files have."""
+    tensors = {f"position_net.{k}": v for k, v in gligen.position_net.state_dict().items()}
+    for block in gligen.widths:
+        layer = gligen.layer(block).state_dict()
+        tensors |= {f"{block.key}.{k}": v for k, v in layer.items()}
+    return tensors

@@ -1,0 +1,311 @@
+"""The demo world: coloured shapes and stick figures under a light, with captions and boxes.
+
+`Scene.random` draws up a scene, `render` paints it, `caption` describes it, `detect` finds the
+shapes of a picture again. Boxes and points are fractions of the image, 0..1; boxes are xyxy.
+"""
+
+import colorsys
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+SIZE = 128
+SUPERSAMPLING = 4
+COLOURS = {
+    "red": (218, 40, 44),
+    "yellow": (236, 196, 28),
+    "green": (44, 160, 60),
+    "cyan": (40, 190, 200),
+    "blue": (44, 76, 214),
+    "purple": (160, 54, 188),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+FIGURE = "person"
+HELD_OUT = (
+    ("red", "star"),
+    ("yellow", "ring"),
+    ("green", "square"),
+    ("cyan", "triangle"),
+    ("blue", "circle"),
+    ("purple", "cross"),
+)
+"""Pairs that the base knows from captions and that no grounding data contains."""
+
+LIGHTS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
+GROUNDS = ((206, 204, 198), (190, 198, 206), (204, 194, 186), (188, 200, 188), (150, 152, 160))
+
+# The 17 points of a COCO person in a unit box, standing with arms down.
+STANDING = {
+    "nose": (0.50, 0.10), "left_eye": (0.54, 0.08), "right_eye": (0.46, 0.08),
+    "left_ear": (0.57, 0.10), "right_ear": (0.43, 0.10),
+    "left_shoulder": (0.64, 0.26), "right_shoulder": (0.36, 0.26),
+    "left_elbow": (0.74, 0.42), "right_elbow": (0.26, 0.42),
+    "left_wrist": (0.80, 0.56), "right_wrist": (0.20, 0.56),
+    "left_hip": (0.58, 0.56), "right_hip": (0.42, 0.56),
+    "left_knee": (0.60, 0.77), "right_knee": (0.40, 0.77),
+    "left_ankle": (0.62, 0.97), "right_ankle": (0.38, 0.97),
+}  # fmt: skip
+JOINTS = tuple(STANDING)
+BONES = (
+    ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"),
+    ("left_shoulder", "left_hip"), ("right_shoulder", "right_hip"),
+    ("left_shoulder", "left_elbow"), ("left_elbow", "left_wrist"),
+    ("right_shoulder", "right_elbow"), ("right_elbow", "right_wrist"),
+    ("left_hip", "left_knee"), ("left_knee", "left_ankle"),
+    ("right_hip", "right_knee"), ("right_knee", "right_ankle"),
+)  # fmt: skip
+LIMBS = {  # root: the joints that swing with it, in order along the limb
+    "left_shoulder": ("left_elbow", "left_wrist"),
+    "right_shoulder": ("right_elbow", "right_wrist"),
+    "left_hip": ("left_knee", "left_ankle"),
+    "right_hip": ("right_knee", "right_ankle"),
+}
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Thing:
+    colour: str
+    shape: str
+    box: Box
+    joints: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def phrase(self) -> str:
+        return f"a {self.colour} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    things: tuple[Thing, ...]
+    light: str = "top"
+    ground: tuple[int, int, int] = field(default=GROUNDS[0])
+
+    @staticmethod
+    def random(rng: np.random.Generator, pairs, count: int | None = None, figures=0.0) -> "Scene":
+        """1 to 3 things (or `count`) apart from each other, each a (colour, shape) of `pairs`, or
+        with probability `figures` a person."""
+        count = count or int(rng.integers(1, 4))
+        boxes = _random_boxes(rng, count)
+        things = []
+        for box in boxes:
+            colour, shape = pairs[rng.integers(len(pairs))]
+            if box[3] - box[1] > 0.3 and rng.random() < figures:
+                things.append(_random_figure(rng, colour, box))
+            else:
+                things.append(Thing(colour, shape, box))
+        light = list(LIGHTS)[rng.integers(len(LIGHTS))]
+        return Scene(tuple(things), light, GROUNDS[rng.integers(len(GROUNDS))])
+
+
+def pairs(held_out: bool | None = None) -> list[tuple[str, str]]:
+    """All (colour, shape) pairs; only the held-out ones; or only the others."""
+    every = [(c, s) for c in COLOURS for s in SHAPES]
+    return every if held_out is None else [p for p in every if (p in HELD_OUT) == held_out]
+
+
+def _random_boxes(rng, count: int) -> list[Box]:
+    while True:
+        boxes: list[Box] = []
+        for _ in range(20 * count):
+            side = rng.uniform(0.24, 0.62 if count == 1 else 0.5 if count == 2 else 0.42)
+            aspect = math.exp(rng.uniform(-0.35, 0.35))
+            w, h = min(0.9, side * aspect), min(0.9, side / aspect)
+            x, y = rng.uniform(0.02, 0.98 - w), rng.uniform(0.02, 0.98 - h)
+            box = (x, y, x + w, y + h)
+            if all(_apart(box, other) for other in boxes):
+                boxes.append(box)
+            if len(boxes) == count:
+                return boxes
+
+
+def _apart(a: Box, b: Box, gap: float = 0.03) -> bool:
+    return a[2] + gap < b[0] or b[2] + gap < a[0] or a[3] + gap < b[1] or b[3] + gap < a[1]
+
+
+def _random_figure(rng, colour: str, box: Box) -> Thing:
+    """A person in a random pose, filling the box with its joints (a margin left for head and line)."""
+    points = {name: np.array(p) for name, p in STANDING.items()}
+    for root, limb in LIMBS.items():
+        arm = root.endswith("shoulder")
+        previous, angle = points[root], 0.0
+        lengths = [
+            np.linalg.norm(points[a] - points[b]) for a, b in zip((root, *limb), limb, strict=False)
+        ]
+        side = 1 if root.startswith("left") else -1
+        angle = rng.uniform(-0.3, 2.6) if arm else rng.uniform(-0.1, 0.7)
+        for joint, length in zip(limb, lengths, strict=True):
+            step = np.array([side * math.sin(angle), math.cos(angle)]) * length
+            points[joint] = previous = previous + step
+            angle += rng.uniform(-0.2, 1.2) if arm else rng.uniform(-0.6, 0.1)
+    xy = np.array(list(points.values()))
+    low, high = xy.min(0), xy.max(0)
+    low[1] -= 0.06
+    span = np.maximum(high - low, 0.3)
+    margin = 0.06
+    xy = (xy - (low + high) / 2) / span * (1 - 2 * margin) + 0.5
+    corner, extent = np.array(box[:2]), np.array([box[2] - box[0], box[3] - box[1]])
+    return Thing(colour, FIGURE, box, tuple(map(tuple, corner + xy * extent)))
+
+
+def silhouette(thing: Thing, size: int = SIZE) -> Image.Image:
+    """The thing's mask as an anti-aliased 'L' image of size × size."""
+    big = size * SUPERSAMPLING
+    mask = Image.new("L", (big, big))
+    draw = ImageDraw.Draw(mask)
+    x0, y0, x1, y1 = (v * big for v in thing.box)
+
+    def polygon(points):
+        draw.polygon([(x0 + u * (x1 - x0), y0 + v * (y1 - y0)) for u, v in points], fill=255)
+
+    if thing.shape == FIGURE:
+        _draw_figure(draw, thing, big)
+    elif thing.shape in ("circle", "ring"):
+        draw.ellipse((x0, y0, x1, y1), fill=255)
+        if thing.shape == "ring":
+            w, h = (x1 - x0) * 0.27, (y1 - y0) * 0.27
+            draw.ellipse((x0 + w, y0 + h, x1 - w, y1 - h), fill=0)
+    elif thing.shape == "square":
+        draw.rectangle((x0, y0, x1, y1), fill=255)
+    elif thing.shape == "triangle":
+        polygon([(0.5, 0), (1, 1), (0, 1)])
+    elif thing.shape == "star":
+        polygon(_star())
+    elif thing.shape == "cross":
+        a, b = 1 / 3, 2 / 3
+        polygon([(a, 0), (b, 0), (b, a), (1, a), (1, b), (b, b),
+                 (b, 1), (a, 1), (a, b), (0, b), (0, a), (a, a)])  # fmt: skip
+    return mask.resize((size, size), Image.Resampling.BOX)
+
+
+def _star() -> list[tuple[float, float]]:
+    turns = [math.pi * (k / 5 - 0.5) for k in range(10)]
+    xy = np.array([
+        (math.cos(t) * r, math.sin(t) * r)
+        for t, r in zip(turns, (1, 0.45) * 5, strict=True)
+    ])  # fmt: skip
+    low, high = xy.min(0), xy.max(0)
+    return [tuple(p) for p in (xy - low) / (high - low)]
+
+
+def _draw_figure(draw, thing: Thing, big: int) -> None:
+    joints = dict(zip(JOINTS, np.array(thing.joints) * big, strict=True))
+    height = (thing.box[3] - thing.box[1]) * big
+    line = max(height * 0.085, 2.6 * SUPERSAMPLING)
+    for a, b in BONES:
+        draw.line((*joints[a], *joints[b]), fill=255, width=round(line))
+        for p in (joints[a], joints[b]):
+            draw.ellipse((*(p - line / 2), *(p + line / 2)), fill=255)
+    neck = (joints["left_shoulder"] + joints["right_shoulder"]) / 2
+    draw.line((*neck, *joints["nose"]), fill=255, width=round(line))
+    head = max(0.085 * height, 1.4 * line)
+    draw.ellipse((*(joints["nose"] - head), *(joints["nose"] + head)), fill=255)
+
+
+def render(scene: Scene, size: int = SIZE) -> np.ndarray:
+    """The picture, float32 [size, size, 3] in 0..1. Light falls off linearly across it."""
+    axis = (np.arange(size) + 0.5) / size - 0.5
+    dx, dy = LIGHTS[scene.light]
+    light = 0.86 + 0.34 * (dx * axis[None, :] + dy * axis[:, None])
+    picture = np.ones((size, size, 3)) * np.array(scene.ground) / 255
+    for thing in scene.things:
+        mask = np.asarray(silhouette(thing, size))[..., None] / 255
+        picture = picture * (1 - mask) + mask * np.array(COLOURS[thing.colour]) / 255
+    return np.clip(picture * light[..., None], 0, 1).astype(np.float32)
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Names the things in random order; sometimes says where they are and where light comes from."""
+    places = rng.random() < 0.35
+    phrases = [t.phrase + (_place(t, rng) if places else "") for t in scene.things]
+    rng.shuffle(phrases)
+    text = (" and " if rng.random() < 0.5 else ", ").join(phrases)
+    return text + (f", light from the {scene.light}" if rng.random() < 0.5 else "")
+
+
+def _place(thing: Thing, rng) -> str:
+    x, y = (thing.box[0] + thing.box[2]) / 2, (thing.box[1] + thing.box[3]) / 2
+    words = []
+    if abs(x - 0.5) > 0.12:
+        words.append("on the left" if x < 0.5 else "on the right")
+    if abs(y - 0.5) > 0.12:
+        words.append("at the top" if y < 0.5 else "at the bottom")
+    if not words:
+        return " in the middle"
+    return " " + (" ".join(words) if rng.random() < 0.5 else words[rng.integers(len(words))])
+
+
+@dataclass(frozen=True)
+class Found:
+    colour: str
+    shape: str
+    box: Box
+
+
+def detect(picture: np.ndarray, minimum: float = 0.004) -> list[Found]:
+    """Coloured things in a picture [H, W, 3] of 0..1: connected regions of one of the world's
+    colours that cover at least `minimum` of the image, named by the silhouette that fits best."""
+    height, width = picture.shape[:2]
+    colours = _nearest_colour(picture)
+    found = []
+    for index, colour in enumerate(COLOURS):
+        regions, count = ndimage.label(ndimage.binary_opening(colours == index, np.ones((2, 2))))
+        for number, (rows, columns) in enumerate(ndimage.find_objects(regions, count), start=1):
+            region = regions[rows, columns] == number
+            if region.sum() < minimum * height * width or min(region.shape) < 3:
+                continue
+            box = (columns.start / width, rows.start / height,
+                   columns.stop / width, rows.stop / height)  # fmt: skip
+            found.append(Found(colour, _best_shape(region), box))
+    return found
+
+
+def _nearest_colour(picture: np.ndarray) -> np.ndarray:
+    """[H, W] index into COLOURS by hue, -1 where the picture is too grey to tell."""
+    low, high = picture.min(-1), picture.max(-1)
+    chroma = high - low
+    saturation = chroma / np.maximum(high, 1e-6)
+    r, g, b = np.moveaxis(picture, -1, 0)
+    c = np.maximum(chroma, 1e-6)
+    hue = np.select([high == r, high == g], [(g - b) / c % 6, (b - r) / c + 2], (r - g) / c + 4) / 6
+    hues = np.array([colorsys.rgb_to_hsv(*(v / 255 for v in rgb))[0] for rgb in COLOURS.values()])
+    distance = np.abs((hue[..., None] - hues + 0.5) % 1 - 0.5)
+    return np.where(saturation > 0.4, distance.argmin(-1), -1)
+
+
+def _best_shape(region: np.ndarray) -> str:
+    """The shape whose silhouette, stretched to the region, overlaps it most."""
+    fitted = Image.fromarray(region).convert("L").resize((48, 48), Image.Resampling.BILINEAR)
+    region = np.asarray(fitted) > 127
+    scores = {
+        shape: (region & mask).sum() / (region | mask).sum() for shape, mask in _templates().items()
+    }
+    return max(scores, key=scores.get)
+
+
+_TEMPLATES: dict[str, np.ndarray] = {}
+
+
+def _templates() -> dict[str, np.ndarray]:
+    if not _TEMPLATES:
+        for shape in SHAPES:
+            mask = silhouette(Thing("red", shape, (0.0, 0.0, 1.0, 1.0)), 48)
+            _TEMPLATES[shape] = np.asarray(mask) > 127
+    return _TEMPLATES
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    w = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    h = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h
+    return w * h / area if area > 0 else 0.0
+
+
+def box_accuracy(found: list[Found], colour: str, shape: str, box: Box) -> float:
+    """IoU of the box with the best-placed thing of this colour and shape; 0 where there is none."""
+    return max((iou(f.box, box) for f in found if (f.colour, f.shape) == (colour, shape)), default=0)

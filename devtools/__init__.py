@@ -1,0 +1,1 @@
+"""Behind dev.py: set-up, a ComfyUI server, commands. Standard library only."""

@@ -1,0 +1,56 @@
+"""What a user grounds: an entity with a place. Places are fractions of the image, 0..1."""
+
+import math
+from dataclasses import dataclass
+
+from .errors import GligenError
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle by its corners, fractions of the image: x to the right, y down."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    @staticmethod
+    def from_size(x: float, y: float, width: float, height: float) -> "Box":
+        return Box(x, y, x + width, y + height)
+
+    def problem(self) -> str | None:
+        """Why this box cannot be used, in words for the user; None where it can."""
+        values = (self.x0, self.y0, self.x1, self.y1)
+        if not all(math.isfinite(v) for v in values):
+            return "it has a value that is not a finite number"
+        if self.x1 <= self.x0 or self.y1 <= self.y0:
+            return "its width and height must be above 0"
+        slack = 1e-4  # of rounding
+        if min(values) < -slack or max(values) > 1 + slack:
+            return (
+                f"it reaches from ({self.x0:.3g}, {self.y0:.3g}) to ({self.x1:.3g}, {self.y1:.3g}), "
+                "outside of the image, which is 0 to 1 in both directions"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class PhraseBox:
+    """A phrase and the box in which it shall appear."""
+
+    phrase: str
+    box: Box
+
+
+def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
+    """The same boxes, or one GligenError that names every bad one."""
+    problems = []
+    for number, entity in enumerate(boxes, start=1):
+        reason = "its phrase is empty" if not entity.phrase.strip() else entity.box.problem()
+        if reason:
+            name = f" ({entity.phrase.strip()})" if entity.phrase.strip() else ""
+            problems.append(f"Box {number}{name}: {reason}.")
+    if problems:
+        raise GligenError("\n".join(problems))
+    return boxes

@@ -1,0 +1,55 @@
+"""When the gated layers are on: GLIGEN (arXiv 2301.07093), "Scheduled Sampling in Inference".
+
+β is 1 for the first τ of the steps, may then fall linearly, and is 0 for the rest.
+Original: `alpha_generator` in gligen_inference.py of gligen/GLIGEN.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .errors import GligenError
+
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class BetaSchedule:
+    """tau, decay: shares of a run's steps, 0..1, their sum at most 1. strength multiplies β.
+    curve: maps the place in the run, 0 at the first step and 1 at the last, to β; it replaces tau
+    and decay."""
+
+    tau: float = 1.0
+    decay: float = 0.0
+    strength: float = 1.0
+    curve: Callable[[float], float] | None = None
+
+    def __post_init__(self):
+        if self.tau + self.decay > 1 + _ROUNDING:
+            raise GligenError(
+                f"tau ({self.tau:g}) and decay ({self.decay:g}) are shares of the same run: together "
+                "they can be at most 1. Lower one of them."
+            )
+
+    def betas(self, steps: int) -> list[float]:
+        """β of each of a run's steps."""
+        if self.curve is not None:
+            last = max(steps - 1, 1)
+            return [self.strength * self.curve(i / last) for i in range(steps)]
+        on, falling = (int(share * steps + _ROUNDING) for share in (self.tau, self.decay))
+        ramp = [(falling - 1 - i) / falling for i in range(falling)]
+        return [self.strength * b for b in ([1.0] * on + ramp + [0.0] * steps)[:steps]]
+
+
+def step_of(sigma: float, sigmas: Sequence[float]) -> int:
+    """Which step of a run a model call at noise level `sigma` belongs to.
+
+    sigmas: the run's T + 1 levels, falling (or rising, where noise is added). Step i reaches from
+    sigmas[i] up to, not including, sigmas[i + 1]; a level outside of the run belongs to its nearest
+    end. So every model call of a step finds it, also between the levels.
+    """
+    starts = sigmas[1:-1]
+    if len(sigmas) > 1 and sigmas[0] > sigmas[-1]:
+        sigma, starts = -sigma, [-s for s in starts]
+    # The first start that sigma has not reached yet ends the step; equality up to rounding counts.
+    return bisect_left(starts, sigma + _ROUNDING * max(1.0, abs(sigma)))

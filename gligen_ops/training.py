@@ -1,0 +1,101 @@
+"""How GLIGEN learns: arXiv 2301.07093, section 3.2, "Continual Learning for Grounded Generation".
+
+The base model's weights θ are frozen; gated layers and tokenizer, θ', are inserted with their gates
+at 0, so that at the start the model is exactly the base, and learn the base's own objective
+
+    min over θ' of  E ‖ε − f_{θ,θ'}(z_t, t, y)‖²      with  z_t = √ᾱ_t z + √(1−ᾱ_t) ε
+
+on grounded examples y = (caption, grounding). Caption and grounding are each dropped 10% of the time,
+so that the model also knows null inputs, which classifier-free guidance needs.
+Original: trainer.py of gligen/GLIGEN.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .model import Block, Gligen
+
+DROP = 0.1
+Fuse = Callable[[Tensor, Block, int], Tensor]
+"""Visual tokens [B, N, C] after the self-attention of a block with so many heads → the same, grounded."""
+Denoise = Callable[[Tensor, Tensor, Tensor, Fuse], Tensor]
+"""The frozen base: z_t [B, c, h, w], t [B], caption context [B, L, F], fuse → ε of z_t's shape."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    latents: Tensor  # z, [B, c, h, w]
+    context: Tensor  # caption, [B, L, F]
+    grounding: tuple[Tensor, ...]  # the tokenizer's inputs; the second one is its mask [B, N]
+
+
+class Diffusion:
+    """The noise schedule of Stable Diffusion: T = 1000, √β linear from √0.00085 to √0.012."""
+
+    steps = 1000
+
+    def __init__(self):
+        beta = torch.linspace(0.00085**0.5, 0.012**0.5, self.steps, dtype=torch.float64) ** 2
+        self.alpha_bar = torch.cumprod(1 - beta, 0).float()
+
+    def noisy(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        alpha_bar = self.alpha_bar.to(z.device)[t].view(-1, *[1] * (z.ndim - 1))
+        return alpha_bar.sqrt() * z + (1 - alpha_bar).sqrt() * noise
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """The base keeps its weights: no gradient, no dropout."""
+    return module.eval().requires_grad_(False)
+
+
+def parameter_groups(gligen: Gligen, lr: float, gate_lr: float) -> list[dict]:
+    """Everything that learns. The gates, two numbers a layer, may go faster than the rest."""
+    gates = [p for n, p in gligen.named_parameters() if ".alpha_" in n]
+    rest = [p for n, p in gligen.named_parameters() if ".alpha_" not in n]
+    return [{"params": rest, "lr": lr}, {"params": gates, "lr": gate_lr, "weight_decay": 0.0}]
+
+
+def dropped(batch: Batch, null_context: Tensor) -> Batch:
+    """The batch with caption and grounding each replaced by null for 10% of its examples."""
+    count = len(batch.latents)
+    no_caption = torch.rand(count, 1, 1, device=batch.context.device) < DROP
+    keep = (torch.rand(count, 1, device=batch.context.device) >= DROP).to(batch.context)
+    first, mask, *rest = batch.grounding
+    context = torch.where(no_caption, null_context, batch.context)
+    return Batch(batch.latents, context, (first, mask * keep, *rest))
+
+
+def loss(
+    denoise: Denoise,
+    gligen: Gligen,
+    diffusion: Diffusion,
+    batch: Batch,
+    null_context: Tensor,
+    t: Tensor,
+) -> Tensor:
+    """The objective on one batch at the time steps t [B], integers in 0..999."""
+    batch = dropped(batch, null_context)
+    tokens = gligen.position_net(*batch.grounding)  # [B, N, D]
+
+    def fuse(v: Tensor, block: Block, heads: int) -> Tensor:
+        layer = gligen.layer(block)
+        return layer(v, layer.keys(tokens), heads, layer.gates())
+
+    noise = torch.randn_like(batch.latents)
+    predicted = denoise(diffusion.noisy(batch.latents, noise, t), t, batch.context, fuse)
+    return torch.nn.functional.mse_loss(predicted, noise)
+
+
+def gate_values(gligen: Gligen) -> dict[str, tuple[float, float]]:
+    """tanh(γ_attn), tanh(γ_dense) of each layer, by block."""
+    return {
+        str(block): tuple(g.item() for g in gligen.layer(block).gates()) for block in gligen.widths
+    }
+
+
+def fingerprint(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """A copy of the weights, to show afterwards that they are the same bits."""
+    return [p.detach().clone() for p in parameters]

@@ -1,0 +1,61 @@
+from comfy_api.input import CurveInput
+from comfy_api.latest import io
+
+from ..gligen_ops.schedule import BetaSchedule
+from . import patch
+from .seat import own
+
+
+def schedule_inputs(tau: float) -> list[io.Input]:
+    """The inputs that the schedule node and the sampler node share."""
+    return [
+        io.Float.Input(
+            "tau", default=tau, min=0.0, max=1.0, step=0.01, round=0.0001,
+            tooltip="Share of the steps, from the first, in which grounding is fully on (β = 1). More "
+            "holds the layout more strictly, less leaves more to the base model. The authors use 0.3 "
+            "for boxes.",
+        ),
+        io.Float.Input(
+            "decay", default=0.0, min=0.0, max=1.0, step=0.01, round=0.0001,
+            tooltip="Share of the steps after that in which β falls linearly to 0. After it grounding "
+            "is off and costs nothing.",
+        ),
+        io.Float.Input(
+            "strength", default=1.0, min=0.0, max=10.0, step=0.05, round=0.0001,
+            tooltip="Multiplies β. 1 is as trained, 0 is off; above 1 often breaks the picture.",
+        ),
+        io.Combo.Input(
+            "negative_grounding", options=list(patch.NEGATIVE_GROUNDINGS), default="null",
+            tooltip="What the negative prompt gets. null: the model's learned 'no objects', as in the "
+            "paper; same: the boxes of the positive, as ComfyUI's own GLIGEN does; none: no GLIGEN.",
+        ),
+    ]  # fmt: skip
+
+
+class GligenBetaSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GligenBetaSchedule",
+            display_name="GLIGEN β Schedule",
+            category="model/patch/unet",
+            description="Sets in which steps of a run GLIGEN's layers are on, for any sampler. Without "
+            "this node they are on in every step.",
+            search_aliases=["gligen", "grounding", "scheduled sampling", "tau", "beta"],
+            inputs=[
+                io.Model.Input("model", tooltip="The base model, on its way to the sampler."),
+                *schedule_inputs(tau=0.3),
+                io.MultiType.Input(
+                    "curve", types=[io.Curve], optional=True,
+                    tooltip="β over the run, from the first step (left) to the last (right), in place "
+                    "of tau and decay. Connect a Curve node.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="For the sampler.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, tau, decay, strength, negative_grounding, curve=None) -> io.NodeOutput:
+        function = None if curve is None else CurveInput.from_raw(curve).interp
+        betas = BetaSchedule(tau, decay, strength, function)
+        return io.NodeOutput(patch.schedule(model, betas, negative_grounding, own))

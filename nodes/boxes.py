@@ -1,0 +1,162 @@
+"""Many boxes at once, from the text widget and from a link: everything becomes fractions."""
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+from ..gligen_ops.entity import Box, PhraseBox
+from ..gligen_ops.errors import GligenError
+from .linked_boxes import SIZES, four_numbers, label, phrase_of, read_link, short
+
+LINE_HELP = (
+    "Write one box a line as phrase: x, y, width, height, in fractions of the image from 0 to 1 "
+    "with a decimal point, for example: a red star: 0.1, 0.2, 0.3, 0.4"
+)
+JSON_HELP = (
+    "Write fractions of the image from 0 to 1, for example: "
+    '[{"phrase": "a red star", "x": 0.1, "y": 0.2, "width": 0.3, "height": 0.4}]'
+)
+Named = tuple[str, str]
+"""The place of a phrase in the text, for messages, and the phrase."""
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+def boxes_from_text(text: str) -> list[PhraseBox]:
+    """The boxes of the text widget: JSON, or one `phrase: x, y, width, height` a line."""
+    return gather_boxes(text)
+
+
+def boxes_from_link(value: Any, width: int, height: int) -> list[PhraseBox]:
+    """The boxes of a BOUNDING_BOX value (pixels of `width` x `height`) or of elements."""
+    return gather_boxes("", value, width, height)
+
+
+def gather_boxes(text: str, link: Any = None, width: int = 1, height: int = 1) -> list[PhraseBox]:
+    """Linked boxes, then those of the text; lines without numbers name linked boxes in order.
+
+    Of several frames (a detector gives one an image) the first is used.
+    """
+    text_problems: list[str] = []
+    link_problems: list[str] = []
+    if text.lstrip()[:1] in ("[", "{"):
+        typed, phrases, text_help = _read_json(text, text_problems), [], JSON_HELP
+    else:
+        typed, phrases = _read_lines(text, link is not None, text_problems)
+        text_help = LINE_HELP
+    linked = read_link(link, width, height, link_problems)
+    link_help = (
+        f"Boxes in pixels refer to width and height, now {width} by {height}: "
+        "set them to the size of the picture that the boxes were made on."
+    )
+    if not link_problems:
+        linked = _named(linked, phrases, text_problems, link_problems)
+        link_help = "Type their phrases in text, one a line, in the order of the boxes."
+    message = _section("text", text_problems, text_help)
+    message += _section("boxes", link_problems, link_help)
+    if message:
+        raise GligenError("\n".join(message))
+    return linked + typed
+
+
+def _section(name: str, problems: list[str], help_: str) -> list[str]:
+    return [f"The input {name} cannot be used:", *problems, help_] if problems else []
+
+
+def _read_lines(
+    text: str, phrases_allowed: bool, problems: list[str]
+) -> tuple[list[PhraseBox], list[Named]]:
+    boxes, phrases = [], []
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        place = f'Line {number} ("{short(line)}")'
+        read = _read_line(line)
+        if isinstance(read, PhraseBox):
+            boxes.append(read)
+        elif read:
+            problems.append(f"{place}: {read}.")
+        elif phrases_allowed:
+            phrases.append((place, line.rstrip(": ")))
+        else:
+            problems.append(f"{place}: it has no box.")
+    return boxes, phrases
+
+
+def _read_line(line: str) -> PhraseBox | str | None:
+    """The box of a line, or what is wrong with it, or None where it is a phrase alone."""
+    phrase, colon, rest = line.rpartition(":")
+    words = rest.strip(" []()").replace(",", " ").split()
+    wrong = [word for word in words if not NUMBER.fullmatch(word)]
+    if not colon:
+        numbers_at_end = len(words) > 4 and not set(wrong) & set(words[-4:])
+        return "a colon is missing between the phrase and its numbers" if numbers_at_end else None
+    if len(words) - len(wrong) < 2:
+        return None
+    if wrong:
+        return f"not a number: {', '.join(map(short, wrong))}"
+    if len(words) != 4:
+        return f"it has {len(words)} numbers after its last colon, expected 4"
+    return _typed_box(phrase, [float(word) for word in words])
+
+
+def _read_json(text: str, problems: list[str]) -> list[PhraseBox]:
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        problems.append(
+            f'It starts with "{text.lstrip()[0]}" and so was read as JSON, which stops making '
+            f"sense at line {error.lineno}, column {error.colno}: {error.msg}."
+        )
+        return []
+    if isinstance(items, dict):
+        items = items.get("boxes", [items])
+    if not isinstance(items, list):
+        problems.append(f'"boxes" must be a list, got {short(items)}.')
+        return []
+    boxes = []
+    for number, item in enumerate(items, start=1):
+        read = _read_object(item)
+        if isinstance(read, PhraseBox):
+            boxes.append(read)
+        else:
+            problems.append(f"Box {number}{label(item)}: {read}.")
+    return boxes
+
+
+def _read_object(item: Any) -> PhraseBox | str:
+    if not isinstance(item, dict):
+        return f"expected an object in {{}}, got {short(item)}"
+    missing = [key for key in SIZES if key not in item]
+    if missing and "box" not in item:
+        return f"{', '.join(missing)} missing"
+    values = item.get("box", [item.get(key) for key in SIZES])
+    numbers = four_numbers(values)
+    if numbers is None:
+        return f"x, y, width and height must be four numbers, got {short(values)}"
+    return _typed_box(phrase_of(item), numbers)
+
+
+def _typed_box(phrase: str, numbers: list[float]) -> PhraseBox | str:
+    read = PhraseBox(phrase.strip(), Box.from_size(*numbers))
+    return read.box.problem() or (read if read.phrase else "its phrase is empty")
+
+
+def _named(
+    boxes: list[PhraseBox],
+    phrases: list[Named],
+    text_problems: list[str],
+    link_problems: list[str],
+) -> list[PhraseBox]:
+    """The boxes, those without a phrase given the next of `phrases`."""
+    nameless = [index for index, entity in enumerate(boxes) if not entity.phrase]
+    boxes = list(boxes)
+    for index, (_, phrase) in zip(nameless, phrases, strict=False):
+        boxes[index] = replace(boxes[index], phrase=phrase)
+    link_problems += [f"Box {i + 1}: it has no phrase." for i in nameless[len(phrases) :]]
+    text_problems += [
+        f"{place}: every linked box has a phrase already. Delete the line or add a box to it."
+        for place, _ in phrases[len(nameless) :]
+    ]
+    return boxes

@@ -1,0 +1,31 @@
+import folder_paths
+from comfy_api.latest import io
+
+from . import seat
+
+
+class GligenModelLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GligenModelLoader",
+            display_name="GLIGEN Model Loader",
+            category="model/loaders",
+            description="Loads a GLIGEN model: the gated layers and the grounding tokenizer that place "
+            "objects. Reads pruned safetensors, the authors' .bin and .pth files and diffusers files.",
+            search_aliases=["gligen", "grounding", "layout", "bounding box"],
+            inputs=[
+                io.Combo.Input(
+                    "gligen_name",
+                    options=folder_paths.get_filename_list("gligen"),
+                    tooltip="A file in models/gligen. If the list is empty, put a GLIGEN text-box file "
+                    "there, for example gligen_sd14_textbox_pruned.safetensors, and press R.",
+                )
+            ],
+            outputs=[io.Gligen.Output(tooltip="For the GLIGEN box nodes.")],
+        )
+
+    @classmethod
+    def execute(cls, gligen_name) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("gligen", gligen_name)
+        return io.NodeOutput(seat.load(path, gligen_name))

@@ -1,0 +1,72 @@
+"""Shows the boxes of a conditioning."""
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from .drawing import draw_boxes
+from .grounding import boxes_of
+
+GREY = 0.5
+
+
+class GligenPreview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GligenPreview",
+            display_name="GLIGEN Preview",
+            category="conditioning/gligen",
+            description=(
+                "Draws the boxes and phrases that a conditioning carries, over a picture or an "
+                "empty canvas: check a layout before the run, or a result against it."
+            ),
+            search_aliases=["gligen", "draw boxes", "show boxes", "layout"],
+            inputs=[
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The prompt whose boxes are to be shown."
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The picture to draw on, every one of a batch. Without it: a canvas.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=16,
+                    max=16384,
+                    tooltip="Width of the empty canvas in pixels. Not used with an image.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=16,
+                    max=16384,
+                    tooltip="Height of the empty canvas in pixels. Not used with an image.",
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="The picture with the boxes drawn on it.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, conditioning, width, height, image=None) -> io.NodeOutput:
+        if image is None:
+            image = torch.full((1, height, width, 3), GREY)
+        _, height, width, _ = image.shape
+        boxes = boxes_of(conditioning, width, height)
+        drawn = torch.stack([_array(draw_boxes(_picture(one), boxes)) for one in image])
+        return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    """From [H, W, C] in 0..1."""
+    values = image[..., :3].float().clamp(0, 1).mul(255).round()
+    return Image.fromarray(values.to("cpu", torch.uint8).numpy())
+
+
+def _array(picture: Image.Image) -> torch.Tensor:
+    """To [H, W, 3] in 0..1."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)

@@ -1,0 +1,100 @@
+"""A GLIGEN model in the seat that the host has for one: a GLIGEN is a ModelPatcher whose model makes
+a `middle_patch` in `set_position`, which the host calls for each conditioning at each model call."""
+
+import weakref
+
+import comfy.gligen
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+from comfy.patcher_extension import CallbacksMP
+import torch
+from torch import nn
+
+from ..gligen_ops.box_tokens import BoxTokenizer
+from ..gligen_ops.checkpoint import build_gligen, read_gligen, state_dict_of
+from ..gligen_ops.errors import GligenError
+from ..gligen_ops.model import Block, Gligen
+from .patch import Unscheduled
+
+
+class Seat(nn.Module):
+    """name: the file, for messages."""
+
+    def __init__(self, gligen: Gligen, name: str):
+        super().__init__()
+        self.gligen = gligen
+        self.name = name
+        self.text_width = gligen.position_net.text_width
+        self.slots = gligen.position_net.slots
+        self.by_order = next(iter(gligen.widths)).kind == "transformer"
+        self.run = Unscheduled(self)
+
+    def set_position(self, latent_shape, entries: list[tuple], device):
+        return self.run.middle_patch(entries)
+
+    def set_empty(self, latent_shape, device):
+        return self.run.middle_patch(None)
+
+
+def seated(gligen: Gligen, state: dict, name: str, dtype):
+    """A GLIGEN of the host: weights loaded, moved, cast and accounted for by the host."""
+    gligen.to(dtype)
+    seat = Seat(gligen.eval().requires_grad_(False), name)
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        seat,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    gligen.load_state_dict(state, assign=patcher.is_dynamic())
+    patcher.add_callback(CallbacksMP.ON_CLEANUP, lambda _: seat.run.forget())
+    return patcher
+
+
+def load(path: str, name: str):
+    """The GLIGEN of a file. Raises GligenError where it is not one of the formats that can be read."""
+    return from_tensors(read_gligen(path), name)
+
+
+def from_tensors(tensors: dict[str, torch.Tensor], name: str):
+    """The GLIGEN of tensors by the authors' names. Raises GligenError where any is missing, too many
+    or of the wrong shape."""
+    gligen = build_gligen(tensors, comfy.ops.manual_cast, name)
+    dtype = next(iter(tensors.values())).dtype
+    if dtype == torch.float32 and comfy.model_management.should_use_fp16():
+        dtype = torch.float16
+    return seated(gligen, state_dict_of(gligen, tensors), name, dtype)
+
+
+_adopted: "weakref.WeakKeyDictionary[nn.Module, object]" = weakref.WeakKeyDictionary()
+
+
+def own(patcher):
+    """The GLIGEN itself where this pack loaded it, or one with the same weights where the host's
+    `GLIGENLoader` did."""
+    model = patcher.model
+    if isinstance(model, Seat):
+        return patcher
+    if not isinstance(model, comfy.gligen.Gligen):
+        raise GligenError(
+            f"gligen: came a {type(model).__name__}, which is not a GLIGEN model this pack knows. "
+            "Load the file with the GLIGEN Model Loader."
+        )
+    if model not in _adopted:
+        _adopted[model] = adopt(model)
+    return _adopted[model]
+
+
+def adopt(model: "comfy.gligen.Gligen"):
+    """The host drops the names of the blocks and keeps their order: one layer for each transformer."""
+    tokenizer = model.position_net
+    widths = {
+        Block("transformer", i, 0): layer.linear.weight.shape[0]
+        for i, layer in enumerate(model.module_list)
+    }
+    ops = comfy.ops.manual_cast
+    gligen = Gligen(BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, ops), model.key_dim, widths, ops)
+    state = {f"position_net.{k}": v for k, v in tokenizer.state_dict().items()}
+    for name, layer in zip(gligen.fusers, model.module_list, strict=True):
+        state |= {f"fusers.{name}.{k}": v for k, v in layer.state_dict().items()}
+    return seated(gligen, state, "the file in the host's GLIGENLoader", tokenizer.linears[0].weight.dtype)

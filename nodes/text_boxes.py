@@ -1,0 +1,79 @@
+"""Many phrases with their boxes, from a text or from a link."""
+
+from comfy_api.latest import io
+
+from .boxes import gather_boxes
+from .grounding import ground_boxes
+
+PLACEHOLDER = "one box a line: phrase: x, y, width, height\na red star: 0.1, 0.2, 0.3, 0.4"
+
+
+class GligenTextBoxes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GligenTextBoxes",
+            display_name="GLIGEN Text Boxes",
+            category="conditioning/gligen",
+            description=(
+                "Places many things at once: boxes with phrases, typed as text or JSON, from the "
+                "box editor (Create Bounding Boxes) or from a detector."
+            ),
+            search_aliases=["gligen", "bounding boxes", "layout", "grounding", "regional prompt"],
+            inputs=[
+                io.Conditioning.Input(
+                    "conditioning",
+                    tooltip="The prompt to add the boxes to. Boxes that it has already are kept.",
+                ),
+                io.Gligen.Input("gligen", tooltip="The GLIGEN model that places the things."),
+                io.Clip.Input("clip", tooltip="The CLIP of the base model; it reads the phrases."),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    placeholder=PLACEHOLDER,
+                    tooltip=(
+                        "One box a line as phrase: x, y, width, height, in fractions of the image "
+                        "from its top left corner, for example a red star: 0.1, 0.2, 0.3, 0.4. "
+                        "Lines that start with # are ignored. JSON works too. A line without "
+                        "numbers is the phrase of the next linked box that has none."
+                    ),
+                ),
+                io.MultiType.Input(
+                    "boxes",
+                    [io.BoundingBox, io.Array],
+                    optional=True,
+                    tooltip=(
+                        "Boxes from a detector, or bboxes or elements of Create Bounding Boxes "
+                        "(elements carry the descriptions as phrases, bboxes none). Of a batch's "
+                        "boxes those of its first image are used."
+                    ),
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=1,
+                    max=16384,
+                    tooltip=(
+                        "Width in pixels of the picture that linked boxes were made on. Text and "
+                        "elements do not use it."
+                    ),
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=1,
+                    max=16384,
+                    tooltip=(
+                        "Height in pixels of the picture that linked boxes were made on. Text and "
+                        "elements do not use it."
+                    ),
+                ),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="The prompt with its boxes.")],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, gligen, clip, text, width, height, boxes=None) -> io.NodeOutput:
+        found = gather_boxes(text, boxes, width, height)
+        return io.NodeOutput(ground_boxes(conditioning, gligen, clip, found))

@@ -1,0 +1,213 @@
+"""GLIGEN files of every layout, with random weights: `from files import ...` in any test."""
+
+import sys
+from collections import OrderedDict, defaultdict
+from contextlib import contextmanager
+from itertools import accumulate
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+from gligen_pack.gligen_ops.model import Block
+from safetensors.torch import save_file
+
+HIDDEN = 512
+POSITION = 64
+
+
+def _blocks(*parts):
+    """parts: kind, numbers, width, depth."""
+    return {
+        Block(kind, number, index): width
+        for kind, numbers, width, depth in parts
+        for number in numbers
+        for index in range(depth)
+    }
+
+
+SD15_WIDTHS = _blocks(
+    ("input", (1, 2), 320, 1),
+    ("input", (4, 5), 640, 1),
+    ("input", (7, 8), 1280, 1),
+    ("middle", (0,), 1280, 1),
+    ("output", (3, 4, 5), 1280, 1),
+    ("output", (6, 7, 8), 640, 1),
+    ("output", (9, 10, 11), 320, 1),
+)
+SD21_WIDTHS = SD15_WIDTHS
+SDXL_WIDTHS = _blocks(
+    ("input", (4, 5), 640, 2),
+    ("input", (7, 8), 1280, 10),
+    ("middle", (0,), 1280, 10),
+    ("output", (0, 1, 2), 1280, 10),
+    ("output", (3, 4, 5), 640, 2),
+)
+
+
+def scaled(widths, divisor):
+    return {block: width // divisor for block, width in widths.items()}
+
+
+def random_text_box_tensors(
+    widths, token_width=768, text_width=768, seed=0, gate=0.5, dtype=torch.float32
+):
+    """Tensors of a text-box GLIGEN by the authors' names. gate: γ of both gates, before tanh."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+
+    tensors = {}
+
+    def linear(name, inputs, outputs, bias=True):
+        tensors[f"{name}.weight"] = random(outputs, inputs)
+        if bias:
+            tensors[f"{name}.bias"] = random(outputs)
+
+    for block, width in widths.items():
+        prefix = _authors_prefix(block)
+        linear(f"{prefix}.linear", token_width, width)
+        for projection in ("to_q", "to_k", "to_v"):
+            linear(f"{prefix}.attn.{projection}", width, width, bias=False)
+        linear(f"{prefix}.attn.to_out.0", width, width)
+        linear(f"{prefix}.ff.net.0.proj", width, 8 * width)
+        linear(f"{prefix}.ff.net.2", 4 * width, width)
+        for norm in ("norm1", "norm2"):
+            tensors[f"{prefix}.{norm}.weight"] = 1 + random(width)
+            tensors[f"{prefix}.{norm}.bias"] = random(width)
+        for alpha in ("alpha_attn", "alpha_dense"):
+            tensors[f"{prefix}.{alpha}"] = torch.tensor(float(gate))
+    linear("position_net.linears.0", text_width + POSITION, HIDDEN)
+    linear("position_net.linears.2", HIDDEN, HIDDEN)
+    linear("position_net.linears.4", HIDDEN, token_width)
+    tensors["position_net.null_positive_feature"] = random(text_width)
+    tensors["position_net.null_position_feature"] = random(POSITION)
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def _authors_prefix(block):
+    place = "middle_block" if block.kind == "middle" else f"{block.kind}_blocks.{block.number}"
+    return f"{place}.1.transformer_blocks.{block.index}.fuser"
+
+
+def diffusers_names(tensors):
+    """The same tensors as diffusers names them."""
+    return {_diffusers_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _diffusers_name(name):
+    head, _, rest = name.partition(".1.transformer_blocks.")
+    if not rest:
+        return name.replace("input_blocks.0.0.", "conv_in.")
+    side, _, number = head.partition(".")
+    if side == "input_blocks":
+        level, attention = divmod(int(number) - 1, 3)
+        place = f"down_blocks.{level}.attentions.{attention}"
+    elif side == "output_blocks":
+        level, attention = divmod(int(number), 3)
+        place = f"up_blocks.{level}.attentions.{attention}"
+    else:
+        place = "mid_block.attentions.0"
+    return f"{place}.transformer_blocks.{rest}"
+
+
+def rest_of_unet(first_conv=4):
+    """A few of the tensors that a whole UNet has beside GLIGEN's."""
+    return {
+        "input_blocks.0.0.weight": torch.zeros(8, first_conv, 3, 3),
+        "input_blocks.0.0.bias": torch.zeros(8),
+        "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": torch.zeros(8, 8),
+        "middle_block.1.transformer_blocks.0.norm1.weight": torch.zeros(8),
+        "time_embed.0.weight": torch.zeros(8, 8),
+    }
+
+
+def save_pruned(path, tensors):
+    """As the host's files are: GLIGEN's tensors alone."""
+    save_file(tensors, path)
+
+
+def save_full(path, tensors, prefix="model.diffusion_model."):
+    """As Stable Diffusion's own checkpoints are."""
+    tensors = rest_of_unet() | tensors
+    vae = {"first_stage_model.encoder.conv_in.weight": torch.zeros(8, 3, 3, 3)}
+    save_file({f"{prefix}{name}": t for name, t in tensors.items()} | vae, path)
+
+
+def save_authors(path, tensors, first_conv=4, config=True, **kwargs):
+    """As the authors' training leaves them. kwargs: of torch.save."""
+    whole = {
+        "model": OrderedDict(rest_of_unet(first_conv) | tensors),
+        "autoencoder": {"encoder.conv_in.weight": torch.zeros(8, 3, 3, 3)},
+        "text_encoder": {"transformer.position_ids": torch.arange(77)},
+        "diffusion": {"betas": torch.zeros(1000, dtype=torch.float64)},
+        "opt": {"state": {0: {"exp_avg": torch.zeros(8)}}, "param_groups": [{"lr": 5e-5}]},
+        "iters": 3,
+    }
+    with fake_omegaconf() as omegaconf:
+        if config:
+            whole["config_dict"] = omegaconf(model={"target": "ldm.UNetModel"}, seed=3).__dict__
+        torch.save(whole, path, **kwargs)
+
+
+def save_diffusers(path, tensors):
+    """As `unet/diffusion_pytorch_model` is, safetensors or not by the path's suffix."""
+    tensors = diffusers_names(rest_of_unet() | tensors)
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(OrderedDict(tensors), path)
+
+
+def save_shards(path, tensors, count=3):
+    """As diffusers does beyond 10 GB. Returns the first part's path."""
+    items = list(diffusers_names(rest_of_unet() | tensors).items())
+    ends = list(accumulate(len(items) // count for _ in range(count - 1)))
+    parts = []
+    for start, end in zip([0, *ends], [*ends, len(items)], strict=True):
+        number = f"-{len(parts) + 1:05}-of-{count:05}"
+        parts.append(path.with_name(f"{path.stem}{number}.safetensors"))
+        save_file(dict(items[start:end]), parts[-1])
+    return parts[0]
+
+
+@contextmanager
+def fake_omegaconf():
+    """Gives a function that makes a configuration which pickles as one of omegaconf 2.1 does."""
+    modules = {"omegaconf": ModuleType("omegaconf")}
+
+    def fake(module, name, **body):
+        made = type(name, (), {"__module__": module, "__qualname__": name, **body})
+        setattr(modules.setdefault(module, ModuleType(module)), name, made)
+        return made
+
+    state = {
+        "__getstate__": lambda self: dict(self.__dict__),
+        "__setstate__": lambda self, state: self.__dict__.update(state),
+    }
+    dict_config = fake("omegaconf.dictconfig", "DictConfig", **state)
+    list_config = fake("omegaconf.listconfig", "ListConfig", **state)
+    node = fake("omegaconf.nodes", "AnyNode")
+    metadata = fake("omegaconf.base", "ContainerMetadata")
+
+    def with_values(cls, **values):
+        made = cls()
+        made.__dict__.update(values)
+        return made
+
+    def config(parent=None, **content):
+        cache = defaultdict(dict)
+        cache["env"]["HOME"] = "/root"
+        types = {"ref_type": Any, "object_type": dict, "key_type": int, "element_type": str}
+        about = with_values(metadata, **types, flags={"a", "b"}, resolver_cache=cache)
+        made = with_values(dict_config, _metadata=about, _parent=parent)
+        made._content = {
+            key: config(made, **value) if isinstance(value, dict) else with_values(node, _val=value)
+            for key, value in content.items()
+        }
+        made._content["list"] = with_values(list_config, _parent=made, _content=[1, None, "a"])
+        return made
+
+    with mock.patch.dict(sys.modules, modules):
+        yield config

@@ -1,0 +1,58 @@
+"""β of each step, and which step a noise level belongs to."""
+
+import pytest
+from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.schedule import BetaSchedule, step_of
+
+SIGMAS = [14.6, 8.0, 4.0, 2.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 10, 20, 50])
+@pytest.mark.parametrize("tau", [0.0, 0.1, 0.3, 0.35, 0.7, 1.0])
+def test_tau_is_the_authors_number_of_steps_fully_on(tau, steps):
+    betas = BetaSchedule(tau).betas(steps)
+    assert betas == [1.0] * round(tau * steps - 0.499999) + [0.0] * (steps - int(tau * steps + 1e-6))
+
+
+def test_decay_falls_linearly_from_below_one_to_zero():
+    assert BetaSchedule(0.2, 0.4).betas(10) == [1, 1, 0.75, 0.5, 0.25, 0, 0, 0, 0, 0]
+
+
+def test_strength_multiplies_every_step():
+    assert BetaSchedule(0.5, strength=0.6).betas(4) == [0.6, 0.6, 0, 0]
+
+
+def test_curve_takes_the_place_of_the_fractions():
+    betas = BetaSchedule(0.3, 0, 2.0, curve=lambda x: 1 - x).betas(5)
+    assert betas == [2.0, 1.5, 1.0, 0.5, 0.0]
+    assert BetaSchedule(curve=lambda x: 1 - x).betas(1) == [1.0]
+
+
+def test_shares_above_the_whole_run_are_refused():
+    with pytest.raises(GligenError, match="tau .0.8. and decay .0.4."):
+        BetaSchedule(0.8, 0.4)
+
+
+def test_a_level_of_the_run_is_its_own_step():
+    assert [step_of(s, SIGMAS) for s in SIGMAS[:-1]] == [0, 1, 2, 3, 4]
+
+
+def test_a_level_between_two_belongs_to_the_step_that_crosses_it():
+    assert [step_of(s, SIGMAS) for s in (9.0, 5.0, 3.0, 1.5, 0.1)] == [0, 1, 2, 3, 4]
+
+
+def test_levels_outside_of_the_run_belong_to_its_ends():
+    assert step_of(20.0, SIGMAS) == 0
+    assert step_of(0.0, SIGMAS) == 4
+
+
+def test_rounding_of_float32_levels_does_not_move_a_step():
+    assert step_of(8.0 * (1 + 1e-7), SIGMAS) == step_of(8.0 * (1 - 1e-7), SIGMAS) == 1
+
+
+def test_a_rising_run_that_adds_noise_counts_from_its_start():
+    assert [step_of(s, SIGMAS[::-1]) for s in (0.0, 1.0, 1.5, 8.0, 14.6)] == [0, 1, 1, 4, 4]
+
+
+def test_a_run_of_one_step():
+    assert step_of(14.6, [14.6, 0.0]) == 0

@@ -1,0 +1,108 @@
+"""Small models of the host's own classes with random weights, and a sampling run on them."""
+
+import torch
+
+WIDTHS = {
+    "sd15": {"model_channels": 32, "channel_mult": [1, 2, 4, 4], "context_dim": 768},
+}
+SD15 = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "channel_mult": [1, 2, 4, 4],
+    "num_res_blocks": [2, 2, 2, 2],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "context_dim": 768,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+    "use_temporal_resblock": False,
+    "legacy": False,
+}
+
+
+def sd15(seed: int = 0):
+    """MODEL: SD 1.5's structure, all 16 transformer blocks, at a tenth of the width."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    return model_of(comfy.supported_models.SD15, SD15, seed)
+
+
+def model_of(kind, unet_config: dict, seed: int = 0):
+    import comfy.model_management
+    import comfy.model_patcher
+
+    config = kind(unet_config)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({})
+    randomise(model.diffusion_model, seed)
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.CoreModelPatcher(model, device, torch.device("cpu"))
+
+
+def randomise(module: torch.nn.Module, seed: int, gate: float | None = None) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if "alpha_" in name and gate is not None:
+                p.fill_(gate)
+            elif p.ndim > 1:
+                scale = p[0].numel() ** -0.5
+                p.copy_(torch.randn(p.shape, generator=generator) * scale)
+            else:
+                centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+                p.copy_(centre + torch.randn(p.shape, generator=generator) * 0.05)
+    return module
+
+
+def gligen_tensors(widths, token_width: int = 768, text_width: int = 768, gate: float = 0.8, seed=1):
+    """A text-box GLIGEN of random weights, by the authors' names."""
+    from gligen_pack.gligen_ops.box_tokens import BoxTokenizer
+    from gligen_pack.gligen_ops.model import Gligen
+
+    gligen = Gligen(BoxTokenizer(text_width, token_width), token_width, widths)
+    randomise(gligen, seed, gate)
+    tensors = {f"position_net.{k}": v for k, v in gligen.position_net.state_dict().items()}
+    for block in widths:
+        tensors |= {f"{block.key}.{k}": v for k, v in gligen.layer(block).state_dict().items()}
+    return tensors
+
+
+def conditioning(seed: int, width: int = 768, **extra):
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, 77, width, generator=generator), dict(extra)]]
+
+
+def sample(model, positive, negative, steps=4, cfg=7.5, sampler="euler", scheduler="normal", seed=5,
+           size=(16, 16), batch=1, denoise=1.0, latent=None, **kwargs):  # fmt: skip
+    """Latents of the host's own KSampler."""
+    import comfy.sample
+
+    if latent is None:
+        latent = torch.zeros(batch, 4, *size)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model, noise, steps, cfg, sampler, scheduler, positive, negative, latent,
+            denoise=denoise, disable_pbar=True, seed=seed, **kwargs,
+        )  # fmt: skip
+
+
+class Clip:
+    """Stands in for CLIP where a test needs phrase features only: a fixed vector for each phrase."""
+
+    def __init__(self, width: int = 768):
+        self.width = width
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens(self, tokens, return_pooled=False):
+        generator = torch.Generator().manual_seed(sum(map(ord, tokens)))
+        return None, torch.randn(1, self.width, generator=generator)
