@@ -17,8 +17,6 @@ from tqdm import tqdm
 
 from . import models, world
 
-models.import_host()
-
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 TAUS = (0.0, 0.3, 1.0)
@@ -146,6 +144,7 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, default=CFG)
     parser.add_argument("--no-files", action="store_true", help="print the table only")
     arguments = parser.parse_args()
+    models.import_host()
     load_pack()
     demo = Demo()
     results = measure(demo, layouts(arguments.layouts), arguments.cfg)

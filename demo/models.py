@@ -1,6 +1,6 @@
-"""The demo model's parts at training time: the host's own SD 1.x classes at small widths.
+"""The demo model: the host's own SD 1.x classes at small widths, here as they are trained.
 
-The configurations are written into the weight files, where `nodes/demo_model.py` reads them back.
+`nodes/demo_model.py` makes the same from the trained weights inside ComfyUI.
 """
 
 import os
@@ -125,7 +125,12 @@ def text_encoder() -> nn.Module:
 
 def autoencoder() -> nn.Module:
     from comfy.ldm.models.autoencoder import AutoencoderKL
-    from comfy.ldm.modules.diffusionmodules.model import AttnBlock, Downsample, ResnetBlock, Upsample
+    from comfy.ldm.modules.diffusionmodules.model import (
+        AttnBlock,
+        Downsample,
+        ResnetBlock,
+        Upsample,
+    )
 
     model = narrow(reset(AutoencoderKL(**VAE)))
     for m in model.modules():  # at first only a linear way through, which learns fast

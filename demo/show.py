@@ -45,7 +45,9 @@ def main(picture: str, workflow: str, annotated: str) -> None:
     for b, iou in zip(boxes, values, strict=True):
         print(f"{b.phrase}: IoU with its box {iou:.2f}")
     hits = sum(v > 0.5 for v in values)
-    print(f"Box accuracy: {hits} of {len(boxes)} in place (IoU > 0.5), mean IoU {np.mean(values):.2f}")
+    print(
+        f"Box accuracy: {hits} of {len(boxes)} in place (IoU > 0.5), mean IoU {np.mean(values):.2f}"
+    )
     if image.width < SHOWN:
         image = image.resize((SHOWN, SHOWN * image.height // image.width), Image.Resampling.LANCZOS)
     draw_boxes(image, boxes).save(annotated)

@@ -1,86 +1,14 @@
-"""What every training stage of the demo model shares: steps, schedule, average, resuming, saving."""
+"""Where the training keeps its state and the finished weights."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
-from tqdm import tqdm
 
 RUN = Path(__file__).parent / "run"
 WEIGHTS = Path(__file__).parent / "weights"
-
-
-def fit(
-    name: str,
-    modules: nn.ModuleDict,
-    groups: list[dict],
-    loss: Callable[[int], torch.Tensor],
-    steps: int,
-    every: Callable[[int], None] = lambda step: None,
-    ema: float = 0.999,
-    cycle: int | None = None,
-) -> float:
-    """Train `modules` with Adam, one-cycle learning rate and an exponential moving average, and leave
-    the average in them. Picks up where an interrupted run stopped. `cycle`: the steps of the learning
-    rate's cycle, where it is longer than the run. Returns the seconds it took."""
-    RUN.mkdir(exist_ok=True)
-    file = RUN / f"{name}.pt"
-    parameters = [p for g in groups for p in g["params"]]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [g["lr"] for g in groups], total_steps=cycle or steps, pct_start=0.08, div_factor=20
-    )
-    average = [p.detach().clone() for p in parameters]
-    start, seconds = 0, 0.0
-    if file.exists():
-        state = torch.load(file, weights_only=True)
-        modules.load_state_dict(state["modules"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        average, start, seconds = state["average"], state["step"], state["seconds"]
-
-    def save(step: int) -> None:
-        torch.save(
-            {
-                "modules": modules.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
-                "average": average,
-                "step": step,
-                "seconds": seconds,
-            },
-            file.with_suffix(".tmp"),
-        )
-        file.with_suffix(".tmp").replace(file)
-
-    smooth = None
-    bar = tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=5)
-    for step in bar:
-        clock = time.perf_counter()
-        torch.manual_seed(step)
-        value = loss(step)
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(ema, step / (step + 10)))
-        seconds += time.perf_counter() - clock
-        smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
-        bar.set_postfix(loss=f"{smooth:.4f}")
-        every(step)
-        if (step + 1) % 200 == 0 or step + 1 == steps:
-            save(step + 1)
-    with torch.no_grad():
-        for p, a in zip(parameters, average, strict=True):
-            p.copy_(a)
-    return seconds
 
 
 def save_weights(name: str, tensors: dict, dtype=torch.float16, **metadata) -> Path:

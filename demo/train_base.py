@@ -5,10 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gligen_ops.fit import fit
 from gligen_ops.training import DROP, Diffusion
 
 from . import data, models, train_vae, world
-from .stages import fit, load_weights, save_weights
+from .stages import RUN, load_weights, save_weights
 
 BATCH = 64
 EMBEDDING = "text_model.embeddings.token_embedding.weight"
@@ -25,9 +26,7 @@ def train(steps: int) -> None:
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng((4, step))
         picked = rng.integers(len(scenes), size=BATCH)
-        captions = [
-            "" if rng.random() < DROP else world.caption(scenes[i], rng) for i in picked
-        ]
+        captions = ["" if rng.random() < DROP else world.caption(scenes[i], rng) for i in picked]
         z = latents[torch.from_numpy(picked)]
         noise = torch.randn_like(z)
         t = torch.from_numpy(rng.integers(diffusion.steps, size=BATCH))
@@ -40,8 +39,8 @@ def train(steps: int) -> None:
     table = text.text_model.embeddings.token_embedding.weight
     rest = [p for p in modules.parameters() if p is not table and p.requires_grad]
     groups = [{"params": rest, "lr": 1.5e-3}, {"params": [table], "lr": 1.5e-3, "weight_decay": 0}]
-    fit("base", modules, groups, loss, steps)
-    save_weights("unet", unet.state_dict(), config=models.UNET)
+    fit(RUN / "base.pt", modules, groups, loss, steps)
+    save_weights("unet", unet.state_dict())
     save_text(text, data.vocabulary(tokens))
 
 
@@ -50,7 +49,7 @@ def save_text(text: nn.Module, vocabulary: list[int]) -> None:
     tensors = text.state_dict()
     tensors[EMBEDDING] = tensors[EMBEDDING][vocabulary]
     tensors.pop("text_projection.weight", None)
-    save_weights("text", tensors, config=models.TEXT, vocabulary=vocabulary)
+    save_weights("text", tensors, vocabulary=vocabulary)
 
 
 def trained() -> tuple[nn.Module, nn.Module]:

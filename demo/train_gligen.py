@@ -11,7 +11,7 @@ from gligen_ops.box_tokens import SLOTS, BoxTokenizer
 from gligen_ops.model import Block, Gligen
 
 from . import data, models, train_base, train_vae, world
-from .stages import RUN, WEIGHTS, fit, save_weights
+from .stages import RUN, WEIGHTS, save_weights
 
 BATCH = 64
 KEEP = 0.9  # share of a scene's things that are grounded: the rest come from the caption alone
@@ -28,7 +28,11 @@ def grounded_scenes() -> list[int]:
 
 def widths(unet: nn.Module) -> dict[Block, int]:
     """The transformer blocks of the host's UNet, in the order in which they run."""
-    parts = [("input", unet.input_blocks), ("middle", [unet.middle_block]), ("output", unet.output_blocks)]
+    parts = [
+        ("input", unet.input_blocks),
+        ("middle", [unet.middle_block]),
+        ("output", unet.output_blocks),
+    ]
     return {
         Block(kind, number, index): block.attn1.to_q.in_features
         for kind, blocks in parts
@@ -71,13 +75,12 @@ def train(steps: int) -> None:
     latents = data.latents(train_vae.trained(), scenes)
     tokens = data.Tokens()
     gligen = Gligen(BoxTokenizer(models.CONTEXT, models.CONTEXT), models.CONTEXT, widths(unet))
-    diffusion, denoise = training.Diffusion(), denoiser(unet)
     phrases = sorted({t.phrase for s in scenes for t in s.things})
     with torch.no_grad():
         features = dict(zip(phrases, text(tokens(phrases))[3], strict=True))
         null_context = text(tokens([""]))[0]
 
-    def loss(step: int) -> torch.Tensor:
+    def batches(step: int) -> tuple[training.Batch, torch.Tensor]:
         rng = np.random.default_rng((5, step))
         picked = rng.choice(usable, size=BATCH)
         chosen = [scenes[i] for i in picked]
@@ -87,8 +90,7 @@ def train(steps: int) -> None:
         batch = training.Batch(latents[torch.from_numpy(picked)], context, grounding)
         # Layout is decided where there is much noise: three in four steps are drawn from there.
         low = np.where(rng.random(BATCH) < 0.75, 350, 0)
-        t = torch.from_numpy(rng.integers(low, diffusion.steps))
-        return training.loss(denoise, gligen, diffusion, batch, null_context, t)
+        return batch, torch.from_numpy(rng.integers(low, training.Diffusion.steps))
 
     gates = WEIGHTS.parent / "gates.jsonl"
     if not (RUN / "gligen.pt").exists():
@@ -99,8 +101,8 @@ def train(steps: int) -> None:
             with gates.open("a") as file:
                 print(json.dumps({"step": step, **training.gate_values(gligen)}), file=file)
 
-    groups = training.parameter_groups(gligen, lr=1e-3, gate_lr=1e-2)
-    fit("gligen", nn.ModuleDict({"gligen": gligen}), groups, loss, steps, every)
+    file = RUN / "gligen.pt"
+    training.learn(denoiser(unet), gligen, batches, null_context, file, steps, every)
     after = [*unet.parameters(), *text.parameters()]
     if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
         raise RuntimeError("The frozen base changed during training.")

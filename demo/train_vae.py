@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gligen_ops.fit import fit
+
 from . import models, world
-from .stages import fit, load_weights, save_weights
+from .stages import RUN, load_weights, save_weights
 
 BATCH = 8
 KL = 1e-4
@@ -54,9 +56,9 @@ def train(steps: int) -> None:
     modules = nn.ModuleDict({"vae": vae})
     groups = [{"params": list(vae.parameters()), "lr": 3e-3}]
     # Good latents come early; what then still gets better is the decoder, which has its own stage.
-    fit("vae", modules, groups, loss, steps, ema=0.99, cycle=1400)
+    fit(RUN / "vae.pt", modules, groups, loss, steps, ema=0.99, cycle=1400)
     whiten(vae, pictures(2, 256))
-    save_weights("vae", vae.state_dict(), config=models.VAE)
+    save_weights("vae", vae.state_dict())
 
 
 def train_decoder(steps: int) -> None:
@@ -75,8 +77,8 @@ def train_decoder(steps: int) -> None:
         return F.l1_loss(y, x) + F.mse_loss(y, x)
 
     groups = [{"params": list(decoder.parameters()), "lr": 2e-3}]
-    fit("decoder", decoder, groups, loss, steps, ema=0.99)
-    save_weights("vae", vae.state_dict(), config=models.VAE)
+    fit(RUN / "decoder.pt", decoder, groups, loss, steps, ema=0.99)
+    save_weights("vae", vae.state_dict())
 
 
 @torch.no_grad()

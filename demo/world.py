@@ -308,4 +308,6 @@ def iou(a: Box, b: Box) -> float:
 
 def box_accuracy(found: list[Found], colour: str, shape: str, box: Box) -> float:
     """IoU of the box with the best-placed thing of this colour and shape; 0 where there is none."""
-    return max((iou(f.box, box) for f in found if (f.colour, f.shape) == (colour, shape)), default=0)
+    return max(
+        (iou(f.box, box) for f in found if (f.colour, f.shape) == (colour, shape)), default=0
+    )

@@ -138,7 +138,9 @@ def parse_args(argv):
     sub = command("serve", serve, "run ComfyUI with the nodes, to play in a browser")
     sub.add_argument("--port", type=int, default=8188, help="where (%(default)s)")
     command("train-demo", train_demo, "train the demo's model anew", "handed on to demo/train.py")
-    command("measure-demo", measure_demo, "measure how well it places", "handed on to demo/measure.py")
+    command(
+        "measure-demo", measure_demo, "measure how well it places", "handed on to demo/measure.py"
+    )
 
     if argv[:1] and argv[0] in passing and argv[1:] not in (["-h"], ["--help"]):
         args = parser.parse_args(argv[:1])

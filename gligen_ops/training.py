@@ -12,10 +12,12 @@ Original: trainer.py of gligen/GLIGEN.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from .fit import fit
 from .model import Block, Gligen
 
 DROP = 0.1
@@ -49,6 +51,29 @@ class Diffusion:
 def freeze(module: nn.Module) -> nn.Module:
     """The base keeps its weights: no gradient, no dropout."""
     return module.eval().requires_grad_(False)
+
+
+def learn(
+    denoise: Denoise,
+    gligen: Gligen,
+    batches: Callable[[int], tuple[Batch, Tensor]],
+    null_context: Tensor,
+    file: Path,
+    steps: int,
+    every: Callable[[int], None] = lambda step: None,
+    lr: float = 1e-3,
+    gate_lr: float = 1e-2,
+) -> float:
+    """Optimise θ'. batches: of a step, its examples and their time steps t [B]. file, every and the
+    seconds that come back: see `fit`."""
+    diffusion = Diffusion()
+    groups = parameter_groups(gligen, lr, gate_lr)
+
+    def step_loss(step: int) -> Tensor:
+        batch, t = batches(step)
+        return loss(denoise, gligen, diffusion, batch, null_context, t)
+
+    return fit(file, gligen, groups, step_loss, steps, every)
 
 
 def parameter_groups(gligen: Gligen, lr: float, gate_lr: float) -> list[dict]:

@@ -1,4 +1,7 @@
-"""The demo model as MODEL, CLIP, VAE and GLIGEN: the host's own SD 1.x classes at small widths."""
+"""The demo model as MODEL, CLIP, VAE and GLIGEN: the host's own SD 1.x classes at small widths.
+
+demo/models.py has the widths, demo/weights the weights.
+"""
 
 import json
 from pathlib import Path
@@ -6,12 +9,12 @@ from pathlib import Path
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
-import comfy.sd1_clip
 import comfy.supported_models
 import torch
 from comfy_api.latest import io
 from safetensors import safe_open
 
+from ..demo import models
 from . import seat
 
 WEIGHTS = Path(__file__).parent.parent / "demo" / "weights"
@@ -41,24 +44,27 @@ class GligenDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        gligen = seat.load(str(WEIGHTS / "gligen.safetensors"), "the demo model's gligen.safetensors")
+        gligen = seat.load(
+            str(WEIGHTS / "gligen.safetensors"), "the demo model's gligen.safetensors"
+        )
         return io.NodeOutput(unet(), text_encoder(), autoencoder(), gligen)
 
 
-def read(name: str) -> tuple[dict[str, torch.Tensor], dict]:
+def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors of demo/weights/NAME.safetensors in float32, and its metadata."""
     with safe_open(WEIGHTS / f"{name}.safetensors", "pt") as file:
-        metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-        return {k: file.get_tensor(k).float() for k in file.keys()}, metadata  # noqa: SIM118
+        tensors = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
 
 
 def unet():
     """MODEL: a UNetModel of the SD 1.5 kind."""
-    tensors, metadata = read("unet")
-    config = comfy.supported_models.SD15(metadata["config"])
-    config.unet_config.update(metadata["config"])  # the demo's own number of heads
+    tensors, _ = read("unet")
+    config = comfy.supported_models.SD15(models.UNET)
+    config.unet_config.update(models.UNET)  # SD15 has put its own number of heads in
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model(tensors)
+    models.narrow(model.diffusion_model)
     patcher = comfy.model_patcher.CoreModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
@@ -70,24 +76,22 @@ def unet():
 
 def text_encoder():
     """CLIP: the SD 1.x text encoder, narrow, with the host's own tokenizer. The file has the embeddings
-    of the words of the demo's world; all others get their mean."""
+    of the words of the demo's world; any other word reads as their mean."""
     tensors, metadata = read("text")
     rows = tensors.pop(EMBEDDING)
     table = rows.mean(0).repeat(CLIP_TOKENS, 1)
-    table[metadata["vocabulary"]] = rows
-    tensors = {**tensors, EMBEDDING: table}
-    target = comfy.supported_models_base.ClipTarget(
-        comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel
-    )
+    table[json.loads(metadata["vocabulary"])] = rows
+    tensors[EMBEDDING] = table
     return comfy.sd.CLIP(
-        target,
-        tokenizer_data={},
+        comfy.supported_models.SD15(models.UNET).clip_target(),
         state_dict={f"clip_l.transformer.{k}": v for k, v in tensors.items()},
-        model_options={"clip_l_model_config": metadata["config"]},
+        model_options={"clip_l_model_config": models.TEXT},
     )
 
 
 def autoencoder():
     """VAE: the SD 1.x autoencoder, narrow."""
-    tensors, metadata = read("vae")
-    return comfy.sd.VAE(sd=tensors, config={"params": metadata["config"]})
+    tensors, _ = read("vae")
+    vae = comfy.sd.VAE(sd=tensors, config={"params": models.VAE})
+    models.narrow(vae.first_stage_model)
+    return vae

@@ -1,6 +1,7 @@
 import comfy.samplers
-import nodes as host
 from comfy_api.latest import io
+
+import nodes as host
 
 from ..gligen_ops.schedule import BetaSchedule
 from . import patch
@@ -55,6 +56,15 @@ class GligenKSampler(io.ComfyNode):
         betas = BetaSchedule(tau, decay, strength)
         model = patch.schedule(model, betas, negative_grounding, own)
         (latent,) = host.common_ksampler(
-            model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise
+            model,
+            seed,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            positive,
+            negative,
+            latent_image,
+            denoise,
         )
         return io.NodeOutput(latent)

@@ -40,7 +40,9 @@ class Layers:
         self._tokens = {}
         self._prepared = {}
 
-    def fuse(self, v: Tensor, extra: dict, groundings: list[list[Grounding]], beta: float) -> Tensor:
+    def fuse(
+        self, v: Tensor, extra: dict, groundings: list[list[Grounding]], beta: float
+    ) -> Tensor:
         """v: visual tokens [B, N, C], B being as many equal chunks as there are lists of groundings;
         extra: what the host tells a patch. Returns v with each chunk grounded."""
         for seat in dict.fromkeys(g.seat for chunk in groundings for g in chunk):
@@ -275,4 +277,6 @@ def check_fit(model, seat) -> None:
 def outline(widths: dict[Block, int]) -> str:
     values = list(widths.values())
     counts = {w: values.count(w) for w in dict.fromkeys(values)}
-    return f"{len(values)} blocks (" + ", ".join(f"{n} of width {w}" for w, n in counts.items()) + ")"
+    return (
+        f"{len(values)} blocks (" + ", ".join(f"{n} of width {w}" for w, n in counts.items()) + ")"
+    )

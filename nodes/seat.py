@@ -7,8 +7,8 @@ import comfy.gligen
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
-from comfy.patcher_extension import CallbacksMP
 import torch
+from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
 from ..gligen_ops.box_tokens import BoxTokenizer
@@ -93,8 +93,12 @@ def adopt(model: "comfy.gligen.Gligen"):
         for i, layer in enumerate(model.module_list)
     }
     ops = comfy.ops.manual_cast
-    gligen = Gligen(BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, ops), model.key_dim, widths, ops)
+    gligen = Gligen(
+        BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, ops), model.key_dim, widths, ops
+    )
     state = {f"position_net.{k}": v for k, v in tokenizer.state_dict().items()}
     for name, layer in zip(gligen.fusers, model.module_list, strict=True):
         state |= {f"fusers.{name}.{k}": v for k, v in layer.state_dict().items()}
-    return seated(gligen, state, "the file in the host's GLIGENLoader", tokenizer.linears[0].weight.dtype)
+    return seated(
+        gligen, state, "the file in the host's GLIGENLoader", tokenizer.linears[0].weight.dtype
+    )

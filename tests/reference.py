@@ -52,5 +52,12 @@ def gated_self_attention(state, v, tokens, heads, beta=1.0):
     """v + β·tanh(γ_attn)·TS(SelfAttn(LN1([v, W h^e]))), then the same with the feed-forward."""
     h = F.linear(tokens, state["linear.weight"], state["linear.bias"])
     both = norm(state, "norm1", torch.cat([v, h], dim=1))
-    v = v + beta * torch.tanh(state["alpha_attn"]) * self_attention(state, both, heads)[:, : v.shape[1]]
-    return v + beta * torch.tanh(state["alpha_dense"]) * feed_forward(state, norm(state, "norm2", v))
+    v = (
+        v
+        + beta
+        * torch.tanh(state["alpha_attn"])
+        * self_attention(state, both, heads)[:, : v.shape[1]]
+    )
+    return v + beta * torch.tanh(state["alpha_dense"]) * feed_forward(
+        state, norm(state, "norm2", v)
+    )

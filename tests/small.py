@@ -61,7 +61,9 @@ def randomise(module: torch.nn.Module, seed: int, gate: float | None = None) -> 
     return module
 
 
-def gligen_tensors(widths, token_width: int = 768, text_width: int = 768, gate: float = 0.8, seed=1):
+def gligen_tensors(
+    widths, token_width: int = 768, text_width: int = 768, gate: float = 0.8, seed=1
+):
     """A text-box GLIGEN of random weights, by the authors' names."""
     from gligen_pack.gligen_ops.box_tokens import BoxTokenizer
     from gligen_pack.gligen_ops.model import Gligen

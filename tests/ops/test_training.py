@@ -1,0 +1,113 @@
+"""The learning procedure on a toy base: what learns, what does not, what is dropped."""
+
+import small
+import torch
+from gligen_pack.gligen_ops import training
+from gligen_pack.gligen_ops.box_tokens import BoxTokenizer
+from gligen_pack.gligen_ops.model import Block, Gligen
+
+BLOCK = Block("middle", 0, 0)
+WIDTH = 32
+
+
+class ToyBase(torch.nn.Module):
+    """Visual tokens in and out, one block, a linear map for everything that a UNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = torch.nn.Linear(4, WIDTH), torch.nn.Linear(WIDTH, 4)
+
+    def forward(self, z, t, context, fuse):
+        v = self.into(z.flatten(2).transpose(1, 2)) + context.mean(1, keepdim=True)
+        return self.out(fuse(v, BLOCK, 4)).transpose(1, 2).unflatten(2, z.shape[2:])
+
+
+def toy():
+    torch.manual_seed(0)
+    gligen = Gligen(BoxTokenizer(16, 16), 16, {BLOCK: WIDTH})
+    return training.freeze(small.randomise(ToyBase(), 1)), gligen
+
+
+def batch(count=8):
+    boxes = torch.rand(count, 30, 4)
+    mask = torch.ones(count, 30)
+    grounding = (boxes, mask, torch.randn(count, 30, 16))
+    return training.Batch(torch.randn(count, 4, 4, 4), torch.randn(count, 5, WIDTH), grounding)
+
+
+def test_an_inserted_gligen_starts_as_the_base_to_the_bit():
+    base, gligen = toy()
+    examples = batch()
+    tokens = gligen.position_net(*examples.grounding)
+    layer = gligen.layer(BLOCK)
+
+    def grounded(v, block, heads):
+        return layer(v, layer.keys(tokens), heads, layer.gates())
+
+    arguments = (examples.latents, torch.zeros(8), examples.context)
+    assert torch.equal(base(*arguments, grounded), base(*arguments, lambda v, *_: v))
+
+
+def test_only_gligen_learns_and_its_gates_open(tmp_path):
+    base, gligen = toy()
+    before = training.fingerprint(base.parameters())
+    fixed = batch()
+    t = torch.full((8,), 500)
+    training.learn(
+        base, gligen, lambda step: (fixed, t), torch.zeros(1, 5, WIDTH), tmp_path / "g.pt", 30
+    )
+    assert all(torch.equal(a, b) for a, b in zip(before, base.parameters(), strict=True))
+    assert all(abs(g) > 1e-3 for g in training.gate_values(gligen)[str(BLOCK)])
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path):
+    def run(file, stop=None):
+        base, gligen = toy()
+
+        def every(step):
+            if step == stop:
+                raise KeyboardInterrupt
+
+        def batches(step):
+            torch.manual_seed(step)
+            return batch(), torch.randint(1000, (8,))
+
+        null = torch.zeros(1, 5, WIDTH)
+        try:
+            training.learn(base, gligen, batches, null, file, 210, every)
+        except KeyboardInterrupt:
+            return None
+        return gligen.state_dict()
+
+    whole = run(tmp_path / "whole.pt")
+    assert run(tmp_path / "parts.pt", stop=205) is None
+    resumed = run(tmp_path / "parts.pt")
+    assert all(torch.allclose(whole[k], resumed[k], atol=1e-6) for k in whole)
+
+
+def test_caption_and_grounding_are_each_dropped_for_a_tenth_of_the_examples():
+    torch.manual_seed(3)
+    count = 4000
+    examples = training.Batch(
+        torch.zeros(count, 1, 1, 1),
+        torch.ones(count, 2, 3),
+        (torch.zeros(count, 4, 4), torch.ones(count, 4), torch.zeros(count, 4, 1)),
+    )
+    dropped = training.dropped(examples, torch.zeros(1, 2, 3))
+    no_caption = (dropped.context == 0).all((1, 2))
+    no_grounding = (dropped.grounding[1] == 0).all(1)
+    for share in (no_caption, no_grounding):
+        assert 0.08 < share.float().mean() < 0.12
+    # Independently of each other: a hundredth have neither.
+    assert 0.004 < (no_caption & no_grounding).float().mean() < 0.018
+    # All of an example's entities, or none.
+    assert ((dropped.grounding[1].sum(1) == 4) | no_grounding).all()
+
+
+def test_noise_follows_the_schedule_of_stable_diffusion():
+    diffusion = training.Diffusion()
+    assert abs(diffusion.alpha_bar[0].item() - (1 - 0.00085)) < 1e-7
+    assert abs(diffusion.alpha_bar[999].item() - 0.00466) < 1e-4
+    z, noise = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    t = torch.tensor([999])
+    assert diffusion.noisy(z, noise, t).item() == diffusion.alpha_bar[999].sqrt().item()
