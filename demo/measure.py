@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from . import models, world
+from . import eye, models, world
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -73,10 +73,10 @@ def measure(demo: Demo, scenes: list[world.Scene], cfg: float) -> dict:
     for tau in TAUS:
         ious = {"seen": [], "held out": []}
         for seed, scene in enumerate(tqdm(scenes, desc=f"τ = {tau:g}", mininterval=5)):
-            found = world.detect(demo.picture(scene, tau, seed, cfg))
+            found = eye.detect(demo.picture(scene, tau, seed, cfg))
             for thing in scene.things:
                 group = "held out" if (thing.colour, thing.shape) in world.HELD_OUT else "seen"
-                iou = world.box_accuracy(found, thing.colour, thing.shape, thing.box)
+                iou = eye.box_accuracy(found, thing.colour, thing.shape, thing.box)
                 ious[group].append(iou)
         results[f"{tau:g}"] = {
             group: {

@@ -12,7 +12,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo import world  # noqa: E402
+from demo import eye, world  # noqa: E402
 from gligen_ops.entity import Box, PhraseBox  # noqa: E402
 from nodes.drawing import draw_boxes  # noqa: E402
 
@@ -31,9 +31,9 @@ def boxes_of(workflow: dict) -> list[PhraseBox]:
 def accuracy(picture: Image.Image, boxes: list[PhraseBox]) -> list[float]:
     """For each box the IoU with the thing of its phrase that the picture shows; 0 without one."""
     small = picture.resize((world.SIZE, world.SIZE), Image.Resampling.BOX)
-    found = world.detect(np.asarray(small, dtype=np.float32) / 255)
+    found = eye.detect(np.asarray(small, dtype=np.float32) / 255)
     return [
-        world.box_accuracy(found, *b.phrase.split()[-2:], (b.box.x0, b.box.y0, b.box.x1, b.box.y1))
+        eye.box_accuracy(found, *b.phrase.split()[-2:], (b.box.x0, b.box.y0, b.box.x1, b.box.y1))
         for b in boxes
     ]
 

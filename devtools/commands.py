@@ -109,12 +109,18 @@ def run_python(runtime, *args, **env):
     env = {**os.environ, "COMFYUI_PATH": str(runtime.host), **env}
     process = subprocess.Popen(command, cwd=ROOT, env=env)
     try:
-        return process.wait()
+        status = process.wait()
     except BaseException as stopped:
         if not isinstance(stopped, KeyboardInterrupt):  # a terminal's Ctrl-C reaches both
             process.terminate()
         end_process(process, patience=20)
         raise
+    if status < 0:
+        raise DevError(
+            f"{' '.join(command[1:])} was ended by signal {-status} "
+            "(9 is often the system's answer to too little memory)."
+        )
+    return status
 
 
 def parse_args(argv):

@@ -63,7 +63,8 @@ def from_tensors(tensors: dict[str, torch.Tensor], name: str):
     dtype = next(iter(tensors.values())).dtype
     if dtype == torch.float32 and comfy.model_management.should_use_fp16():
         dtype = torch.float16
-    return seated(gligen, state_dict_of(gligen, tensors), name, dtype)
+    state = {k: v.to(dtype) for k, v in state_dict_of(gligen, tensors).items()}
+    return seated(gligen, state, name, dtype)
 
 
 _adopted: "weakref.WeakKeyDictionary[nn.Module, object]" = weakref.WeakKeyDictionary()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gligen_pack.demo import world
+from gligen_pack.demo import eye, world
 from safetensors import safe_open
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
@@ -17,16 +17,16 @@ def test_the_eye_finds_every_shape_that_the_brush_painted():
     rng = np.random.default_rng(50)
     for _ in range(40):
         scene = world.Scene.random(rng, world.pairs())
-        found = world.detect(world.render(scene))
+        found = eye.detect(world.render(scene))
         for t in scene.things:
-            assert world.box_accuracy(found, t.colour, t.shape, t.box) > 0.75, t
+            assert eye.box_accuracy(found, t.colour, t.shape, t.box) > 0.75, t
 
 
 def test_the_eye_does_not_mistake_colour_or_shape():
     rng = np.random.default_rng(51)
     for _ in range(20):
         scene = world.Scene.random(rng, [("red", "circle")], count=1)
-        found = world.detect(world.render(scene))
+        found = eye.detect(world.render(scene))
         assert [(f.colour, f.shape) for f in found] == [("red", "circle")]
 
 
@@ -70,9 +70,9 @@ def accuracy(demo):
 
     def share(tau):
         hits = [
-            world.box_accuracy(found, t.colour, t.shape, t.box) > 0.5
+            eye.box_accuracy(found, t.colour, t.shape, t.box) > 0.5
             for seed, scene in enumerate(layouts(12))
-            for found in [world.detect(demo.picture(scene, tau, seed))]
+            for found in [eye.detect(demo.picture(scene, tau, seed))]
             for t in scene.things
         ]
         return np.mean(hits)

@@ -452,6 +452,14 @@ def test_arguments_are_handed_on_as_they_are(name):
     assert commands.parse_args([name, *rest]).rest == rest
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_killed_program_is_told():
+    runtime = environment.Runtime(Path(sys.executable), ROOT)
+    with pytest.raises(DevError, match="ended by signal 9"):
+        commands.run_python(runtime, "-c", "import os; os.kill(os.getpid(), 9)")
+    assert commands.run_python(runtime, "-c", "raise SystemExit(5)") == 5
+
+
 def test_pictures_are_numbered(tmp_path):
     paths = commands.save_pictures([b"1", b"2"], tmp_path / "output" / "demo_x.png")
     assert [path.name for path in paths] == ["demo_x.png", "demo_x_2.png"]
