@@ -24,6 +24,7 @@ from .entries import tokenizer_inputs
 
 KEY = "gligen_grounding"
 NEGATIVE_GROUNDINGS = ("null", "same", "none")
+LOAD_ANOTHER = "Load the GLIGEN file that was trained for this base model."
 
 
 class Grounding(NamedTuple):
@@ -61,7 +62,7 @@ class Layers:
 
     def _layer(self, v: Tensor, extra: dict, chunks: list[Grounding], beta: float) -> Tensor:
         seat = chunks[0].seat
-        layer = seat.gligen.layer(block_of(seat, extra))
+        layer = layer_of(seat, extra, v.shape[-1])
         size = tuple(extra["original_shape"][-2:])
         which = (id(layer), *(id(g.entries) for g in chunks), size, len(v), v.device, v.dtype)
         if which not in self._prepared:
@@ -231,11 +232,18 @@ def with_middle_patch(model_options: dict, patch) -> dict:
     return {**model_options, "transformer_options": {**transformer, "patches": patches}}
 
 
-def block_of(seat, extra: dict) -> Block:
-    """Which block of the UNet a patch was called in, by the names that the GLIGEN uses."""
-    if seat.by_order:
-        return Block("transformer", extra["transformer_index"], extra["block_index"])
-    return Block(*extra["block"], extra["block_index"])
+def layer_of(seat, extra: dict, width: int):
+    """The gated layer for the block of the UNet, of this width, that a patch was called in. Raises
+    GligenError where the GLIGEN has none."""
+    place = ("transformer", extra["transformer_index"]) if seat.by_order else extra["block"]
+    block = Block(*place, extra["block_index"])
+    if seat.gligen.widths.get(block) != width:
+        raise GligenError(
+            f"gligen: {seat.name} does not fit the model. It has gated layers for "
+            f"{outline(seat.gligen.widths)}, and none for the model's block {block} of width {width}. "
+            f"{LOAD_ANOTHER}"
+        )
+    return seat.gligen.layer(block)
 
 
 def blocks_of(unet, by_order: bool = False) -> dict[Block, int]:
@@ -269,8 +277,7 @@ def check_fit(model, seat) -> None:
     if came != expected:
         raise GligenError(
             f"gligen: {seat.name} does not fit the model. It has gated layers for {outline(came)}; "
-            f"the model ({base}) has transformer blocks for {outline(expected)}. Load the GLIGEN file "
-            "that was trained for this base model."
+            f"the model ({base}) has transformer blocks for {outline(expected)}. {LOAD_ANOTHER}"
         )
 
 

@@ -351,8 +351,21 @@ def test_weights_of_another_base_model_are_refused_by_name(p):
     from gligen_pack.gligen_ops.model import Block
 
     widths = {Block("input", 4, 0): 64, Block("input", 4, 1): 64, Block("middle", 0, 0): 128}
-    other = p.gligen(small.gligen_tensors(widths))
-    with pytest.raises(
-        GligenError, match="random.safetensors does not fit.*3 blocks.*SD15.*16 blocks"
-    ):
-        small.sample(p.schedule(), p.ground(gligen=other), p.negative)
+    other = p.ground(gligen=p.gligen(small.gligen_tensors(widths)))
+    name = "random.safetensors does not fit the model.*3 blocks"
+    with pytest.raises(GligenError, match=f"{name}.*SD15.*16 blocks"):
+        small.sample(p.schedule(), other, p.negative)
+    with pytest.raises(GligenError, match=f"{name}.*block input 1.0 of width 32"):
+        small.sample(p.model, other, p.negative)
+    plain = small.sample(p.model, p.positive, p.negative)
+    assert bit_identical(small.sample(p.schedule(), p.positive, p.negative), plain)
+
+
+def test_a_model_without_the_blocks_of_stable_diffusion_is_refused(p):
+    from types import SimpleNamespace
+
+    from gligen_pack.gligen_ops.errors import GligenError
+
+    flux = SimpleNamespace(diffusion_model=object(), model_config=p.positive)
+    with pytest.raises(GligenError, match="SD 1.x, SD 2.x and SDXL"):
+        p.patch.check_fit(SimpleNamespace(model=flux), p.gligen().model)
