@@ -369,3 +369,35 @@ def test_a_model_without_the_blocks_of_stable_diffusion_is_refused(p):
     flux = SimpleNamespace(diffusion_model=object(), model_config=p.positive)
     with pytest.raises(GligenError, match="SD 1.x, SD 2.x and SDXL"):
         p.patch.check_fit(SimpleNamespace(model=flux), p.gligen().model)
+
+
+def test_a_curve_of_the_host_sets_beta_over_the_run(p, monkeypatch):
+    from gligen_pack.gligen_ops.gated import GatedSelfAttention
+    from gligen_pack.nodes.beta_schedule import GligenBetaSchedule
+
+    curve = {"points": [[0.0, 1.0], [1.0, 0.0]], "interpolation": "linear"}
+    (model,) = GligenBetaSchedule.execute(p.model, 0.3, 0.0, 0.5, "null", curve=curve).result
+    betas = []
+    forward = GatedSelfAttention.forward
+
+    def note_beta(layer, v, keys, heads, gates, beta, attention):
+        betas.append(beta)
+        return forward(layer, v, keys, heads, gates, beta, attention)
+
+    monkeypatch.setattr(GatedSelfAttention, "forward", note_beta)
+    small.sample(model, p.ground(gligen=p.gligen()), p.negative, steps=5)
+    assert betas[::16] == pytest.approx([0.5, 0.375, 0.25, 0.125])
+
+
+def test_the_sampler_node_is_the_hosts_ksampler_with_the_schedule(p):
+    from gligen_pack.nodes.ksampler import GligenKSampler
+
+    grounded = p.ground(gligen=p.gligen())
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    with torch.inference_mode():
+        (out,) = GligenKSampler.execute(
+            p.model, 5, 4, 7.5, "euler", "normal", grounded, p.negative, latent,
+            1.0, 0.5, 0.0, 1.0, "null",
+        ).result  # fmt: skip
+    expected = small.sample(p.schedule(0.5), grounded, p.negative)
+    assert bit_identical(out["samples"], expected)
