@@ -1,4 +1,5 @@
 from comfy_api.latest import io
+
 from comfy_api.input import CurveInput  # isort: skip  (it needs the line above)
 
 from ..gligen_ops.schedule import BetaSchedule
