@@ -29,8 +29,9 @@ class Box:
         slack = 1e-4  # of rounding
         if min(values) < -slack or max(values) > 1 + slack:
             return (
-                f"it reaches from ({self.x0:.3g}, {self.y0:.3g}) to ({self.x1:.3g}, {self.y1:.3g}), "
-                "outside of the image, which is 0 to 1 in both directions"
+                f"it reaches from {self.x0:.3g} to {self.x1:.3g} in x and from {self.y0:.3g} to "
+                f"{self.y1:.3g} in y, outside of the image, which is 0 to 1 in both. Lower x or width, "
+                "y or height"
             )
         return None
 
@@ -47,7 +48,7 @@ def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
     """The same boxes, or one GligenError that names every bad one."""
     problems = []
     for number, entity in enumerate(boxes, start=1):
-        reason = "its phrase is empty" if not entity.phrase.strip() else entity.box.problem()
+        reason = "its text is empty" if not entity.phrase.strip() else entity.box.problem()
         if reason:
             name = f" ({entity.phrase.strip()})" if entity.phrase.strip() else ""
             problems.append(f"Box {number}{name}: {reason}.")

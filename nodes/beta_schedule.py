@@ -47,7 +47,7 @@ class GligenBetaSchedule(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model, on its way to the sampler."),
                 *schedule_inputs(tau=0.3),
                 io.MultiType.Input(
-                    "curve", types=[io.Curve], optional=True,
+                    "curve", types=[io.Curve], optional=True, extra_dict={"forceInput": True},
                     tooltip="β over the run, from the first step (left) to the last (right), in place "
                     "of tau and decay. Connect a Curve node.",
                 ),

@@ -29,10 +29,8 @@ def test_all_bad_boxes_are_told_in_one_message():
     good, bad = Box(0, 0, 1, 1), Box(0, 0, 2, 2)
     with pytest.raises(GligenError) as error:
         check_boxes([PhraseBox("a", bad), PhraseBox("b", good), PhraseBox(" ", good)])
-    assert (
-        str(error.value).splitlines()[0].startswith("Box 1 (a): it reaches from (0, 0) to (2, 2)")
-    )
-    assert str(error.value).splitlines()[1] == "Box 3: its phrase is empty."
+    assert str(error.value).splitlines()[0].startswith("Box 1 (a): it reaches from 0 to 2 in x")
+    assert str(error.value).splitlines()[1] == "Box 3: its text is empty."
 
 
 def test_a_box_that_fills_the_image_up_to_rounding_is_taken():

@@ -1,0 +1,317 @@
+"""The shipped workflows: in the browser, against the nodes, and run to their end by a real server.
+
+What needs real models runs on stand-ins of the real files' names, formats and shapes.
+"""
+
+import io
+import json
+import math
+from copy import deepcopy
+from pathlib import Path
+
+import files
+import pytest
+import small
+import torch
+from PIL import Image
+
+FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
+SHIPPED = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
+CHECKPOINT = "checkpoints/v1-5-pruned-emaonly-fp16.safetensors"
+GLIGEN = "gligen/gligen_sd14_textbox_pruned.safetensors"
+NOTES = ("MarkdownNote", "Note")
+TITLE = 30  # height of a node's title, above its pos
+GENERATED = {"control_after_generate", "upload"}  # widgets that the browser adds to those of inputs
+
+each_workflow = pytest.mark.parametrize("name", SHIPPED)
+
+
+def ui_form(name):
+    return json.loads(SHIPPED[name].read_text(encoding="utf-8"))
+
+
+def api_form(name):
+    return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------- stand-ins for real models
+
+
+@pytest.fixture(scope="session")
+def models(host, server):
+    """The files that the workflows ask for, in the server's models folder while tests run."""
+    made = [server.base / "models" / name for name in (CHECKPOINT, GLIGEN)]
+    for file in made:
+        file.parent.mkdir(exist_ok=True)
+    write_checkpoint(made[0])
+    gligen = files.random_text_box_tensors(files.SD15_WIDTHS, dtype=torch.float16)
+    files.save_pruned(made[1], gligen)
+    yield
+    for file in made:
+        file.unlink()
+
+
+def write_checkpoint(path):
+    """SD 1.5 in fp16 as in its file: all 2 GB of names and shapes, but of each tensor only a start of
+    small random numbers is written. The rest is zeros, which most disks do not store."""
+    header, offset = {}, 0
+    shapes = sd15_shapes()
+    for name, shape in shapes.items():
+        end = offset + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    values = torch.randn(1 << 15, generator=torch.Generator().manual_seed(0)) * 0.05
+    start = values.half().numpy().tobytes()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        body = file.tell()
+        file.truncate(body + offset)
+        for entry in header.values():
+            first, end = entry["data_offsets"]
+            file.seek(body + first)
+            file.write(start[: end - first])
+
+
+def sd15_shapes():
+    """Names and shapes of the tensors of Stable Diffusion 1.5, from the host's own classes."""
+    import comfy.clip_model
+    import comfy.ops
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    ops = comfy.ops.disable_weight_init
+    unet = small.SD15 | {"model_channels": 320, "num_heads": 8}
+    text = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+    }
+    vae = {
+        "double_z": True,
+        "z_channels": 4,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 128,
+        "ch_mult": [1, 2, 4, 4],
+        "num_res_blocks": 2,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    with torch.device("meta"):
+        parts = {
+            "model.diffusion_model.": UNetModel(**unet, operations=ops),
+            "cond_stage_model.transformer.": comfy.clip_model.CLIPTextModel(
+                text, torch.float16, "meta", ops
+            ),
+            "first_stage_model.": AutoencoderKL(embed_dim=4, ddconfig=vae),
+        }
+    shapes = {
+        prefix + name: tuple(tensor.shape)
+        for prefix, part in parts.items()
+        for name, tensor in part.state_dict().items()
+    }
+    del shapes[
+        "cond_stage_model.transformer.text_projection.weight"
+    ]  # OpenAI's has none in this file
+    return shapes
+
+
+# ---------------------------------------------------------------- the files themselves
+
+
+@each_workflow
+def test_files_belong_together(name):
+    assert (FOLDER / f"{name}.jpg").is_file(), "the template has no thumbnail"
+    workflow, api = ui_form(name), api_form(name)
+    nodes = {str(n["id"]): n["type"] for n in workflow["nodes"] if n["type"] not in NOTES}
+    assert nodes == {id_: node["class_type"] for id_, node in api.items()}
+    assert workflow["version"] == 0.4
+
+
+def test_every_api_form_has_a_template():
+    assert sorted(SHIPPED) == sorted(file.stem for file in (FOLDER / "api").glob("*.json"))
+
+
+def test_thumbnails_are_small_pictures():
+    for file in FOLDER.glob("*.jpg"):
+        with Image.open(file) as picture:
+            assert picture.format == "JPEG" and min(picture.size) >= 256
+        assert file.stat().st_size < 200_000, file.name
+
+
+@each_workflow
+def test_layout_is_readable(name):
+    workflow = ui_form(name)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    boxes = {id_: rectangle(node) for id_, node in nodes.items()}
+    for a in boxes:
+        for b in boxes:
+            assert a >= b or not overlap(boxes[a], boxes[b]), f"{a} and {b} overlap"
+    groups = [corners(*group["bounding"]) for group in workflow["groups"]]
+    for number, group in enumerate(groups):
+        assert workflow["groups"][number]["title"]
+        assert not any(overlap(group, other) for other in groups[:number])
+    for id_, node in nodes.items():
+        holders = [group for group in groups if overlap(boxes[id_], group)]
+        if node["type"] in NOTES:
+            assert not holders and len(node["widgets_values"][0].splitlines()) == 3
+        else:
+            (group,) = holders
+            assert group[0] < boxes[id_][0] and boxes[id_][2] < group[2]
+            assert group[1] < boxes[id_][1] and boxes[id_][3] < group[3]
+    for _, source, _, target, *_ in workflow["links"]:
+        assert boxes[source][0] <= boxes[target][0], f"{source} is right of {target}"
+
+
+def rectangle(node):
+    (x, y), (width, height) = node["pos"], node["size"]
+    return corners(x, y - TITLE, width, height + TITLE)
+
+
+def corners(x, y, width, height):
+    return x, y, x + width, y + height
+
+
+def overlap(a, b):
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+@each_workflow
+def test_model_files_can_be_downloaded_from_the_browser(name):
+    for node in ui_form(name)["nodes"]:
+        if node["type"] in ("CheckpointLoaderSimple", "GligenModelLoader"):
+            (model,) = node["properties"]["models"]
+            assert model["name"] == node["widgets_values"][0]
+            assert f"{model['directory']}/{model['name']}" in (CHECKPOINT, GLIGEN)
+            assert model["url"].startswith("https://huggingface.co/")
+            assert model["url"].endswith("/" + model["name"])
+
+
+# ---------------------------------------------------------------- against the nodes
+
+
+@each_workflow
+def test_api_form_fits_the_nodes(server, models, name):
+    workflow = api_form(name)
+    known = server.get("/object_info")
+    for id_, node in workflow.items():
+        info = known[node["class_type"]]
+        required = info["input"].get("required", {})
+        specs = required | info["input"].get("optional", {})
+        assert set(required) <= set(node["inputs"]) <= set(specs), id_
+        for key, value in node["inputs"].items():
+            problem = misfit(value, *specs[key], workflow, known)
+            assert not problem, f"{id_}.{key}: {problem}"
+
+
+def misfit(value, type_, options, workflow, known):
+    """Why a value does not fit an input, or None."""
+    if isinstance(value, list):
+        source, slot = value
+        given = known[workflow[source]["class_type"]]["output"][slot]
+        return None if given in type_.split(",") else f"{given} into {type_}"
+    choices = type_ if isinstance(type_, list) else options.get("options")
+    if choices is not None:
+        return None if value in choices else f"{value} is not one of {choices}"
+    if type_ in ("INT", "FLOAT"):
+        number = isinstance(value, int | float) and (type_ == "FLOAT" or value == int(value))
+        fits = number and options.get("min", value) <= value <= options.get("max", value)
+        return None if fits else f"{value} is not from {options.get('min')} to {options.get('max')}"
+    if type_ == "STRING":
+        return None if isinstance(value, str) else f"{value} is no text"
+    if type_ == "BOUNDING_BOXES":
+        keys = {"x", "y", "width", "height", "metadata"}
+        good = all(set(b) == keys and "palette" in b["metadata"] for b in value["__value__"])
+        return None if good else f"{value} are no boxes of the editor"
+    return f"a value for a {type_}"
+
+
+def test_server_offers_the_templates(server):
+    (names,) = [n for pack, n in server.get("/workflow_templates").items() if "gligen" in pack]
+    assert sorted(names) == sorted(SHIPPED)
+    pack = next(pack for pack in server.get("/workflow_templates") if "gligen" in pack)
+    for name in SHIPPED:
+        for file in (f"{name}.json", f"{name}.jpg"):
+            served = server.fetch(f"/api/workflow_templates/{pack}/{file}")
+            assert served == (FOLDER / file).read_bytes()
+
+
+# ---------------------------------------------------------------- in the browser
+
+LOAD = """async ([workflow, newNodes]) => {
+    await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', newNodes)
+    await app.loadGraphData(workflow)
+    await new Promise((done) => setTimeout(done, 1500))
+    const graph = app.graph.serialize()
+    return JSON.stringify({
+        graph,
+        api: (await app.graphToPrompt()).output,
+        unknown: app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type])
+            .map((node) => node.type),
+        widgets: Object.fromEntries(app.graph.nodes.map((node) =>
+            [node.id, (node.widgets ?? []).filter((w) => w.serialize !== false).map((w) => w.name)])),
+        dialogs: [...document.querySelectorAll('[role=dialog]')].map((d) => d.innerText),
+    })
+}"""
+NETWORK = ("Failed to load resource", "Content Security Policy", "Fetch API cannot load")
+
+
+@each_workflow
+def test_browser_loads_and_saves_it_unchanged(server, models, browser_page, name):
+    workflow, known = ui_form(name), server.get("/object_info")
+    complaints = []
+    browser_page.on("pageerror", lambda error: complaints.append(str(error)))
+    browser_page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    try:
+        for new_nodes in (True, False):
+            loaded = json.loads(browser_page.evaluate(LOAD, [workflow, new_nodes]))
+            assert loaded["unknown"] == [] and loaded["dialogs"] == []
+            assert loaded["api"] == api_form(name)
+            assert contents(loaded["graph"]) == contents(workflow)
+            for node in workflow["nodes"]:
+                if node["type"] not in NOTES:
+                    names = loaded["widgets"][str(node["id"])]
+                    assert len(names) == len(node.get("widgets_values") or [])
+                    assert set(names) - GENERATED <= all_inputs(known[node["type"]])
+    finally:
+        browser_page.evaluate(
+            "() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)"
+        )
+    assert [c for c in complaints if not any(n in c for n in NETWORK)] == []
+
+
+def contents(workflow):
+    """What a workflow says, without what the browser measures."""
+    workflow = deepcopy(workflow)
+    for node in workflow["nodes"]:
+        del node["size"]
+    nodes = sorted(workflow["nodes"], key=lambda node: node["id"])
+    return nodes, sorted(workflow["links"]), workflow["groups"], workflow["id"]
+
+
+def all_inputs(info):
+    return {key for part in info["input"].values() for key in part}
+
+
+# ---------------------------------------------------------------- run
+
+
+@each_workflow
+def test_runs_to_a_picture(server, models, name):
+    workflow = api_form(name)
+    size = (512, 512) if name.startswith("demo_") else (128, 128)
+    for node in workflow.values():
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = 2
+        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"] |= {"width": 128, "height": 128}
+    (image,) = server.run(workflow)
+    with Image.open(io.BytesIO(image)) as picture:
+        assert picture.size == size
+        assert max(high - low for low, high in picture.convert("RGB").getextrema()) > 0
