@@ -89,7 +89,7 @@ def train(steps: int) -> None:
         grounding = box_grounding(chosen, features, rng)
         batch = training.Batch(latents[torch.from_numpy(picked)], context, grounding)
         # Layout is decided where there is much noise: three in four steps are drawn from there.
-        low = np.where(rng.random(BATCH) < 0.75, 350, 0)
+        low = np.where(rng.random(BATCH) < 0.75, 500, 0)
         return batch, torch.from_numpy(rng.integers(low, training.Diffusion.steps))
 
     gates = WEIGHTS.parent / "gates.jsonl"

@@ -33,7 +33,8 @@ HELD_OUT = (
 """Pairs that the base knows from captions and that no grounding data contains."""
 
 LIGHTS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
-GROUNDS = ((206, 204, 198), (190, 198, 206), (204, 194, 186), (188, 200, 188), (150, 152, 160))
+GROUNDS = ((196, 194, 190), (188, 192, 196), (196, 190, 184), (186, 194, 186), (176, 178, 182))
+WARMTH = np.array((0.2, 0.0, -0.2))
 
 # The 17 points of a COCO person in a unit box, standing with arms down.
 STANDING = {
@@ -205,20 +206,24 @@ def _draw_figure(draw, thing: Thing, big: int) -> None:
 
 
 def render(scene: Scene, size: int = SIZE) -> np.ndarray:
-    """The picture, float32 [size, size, 3] in 0..1. Light falls off linearly across it."""
+    """The picture, float32 [size, size, 3] in 0..1. The ground turns from cool on the left to warm on
+    the right and darkens downwards, so that a model of it has to know where it paints; light falls
+    off linearly across the picture."""
     axis = (np.arange(size) + 0.5) / size - 0.5
+    x, y = axis[None, :, None], axis[:, None, None]
     dx, dy = LIGHTS[scene.light]
-    light = 0.86 + 0.34 * (dx * axis[None, :] + dy * axis[:, None])
-    picture = np.ones((size, size, 3)) * np.array(scene.ground) / 255
+    light = 0.9 + 0.16 * (dx * x + dy * y)
+    picture = np.array(scene.ground) / 255 + x * WARMTH + np.zeros((size, 1, 1))
+    picture = picture * (1 - 0.4 * y)
     for thing in scene.things:
         mask = np.asarray(silhouette(thing, size))[..., None] / 255
         picture = picture * (1 - mask) + mask * np.array(COLOURS[thing.colour]) / 255
-    return np.clip(picture * light[..., None], 0, 1).astype(np.float32)
+    return np.clip(picture * light, 0, 1).astype(np.float32)
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """Names the things in random order; sometimes says where they are and where light comes from."""
-    places = rng.random() < 0.35
+    places = rng.random() < 0.5
     phrases = [t.phrase + (_place(t, rng) if places else "") for t in scene.things]
     rng.shuffle(phrases)
     text = (" and " if rng.random() < 0.5 else ", ").join(phrases)

@@ -61,8 +61,8 @@ def learn(
     file: Path,
     steps: int,
     every: Callable[[int], None] = lambda step: None,
-    lr: float = 1e-3,
-    gate_lr: float = 1e-2,
+    lr: float = 2e-3,
+    gate_lr: float = 5e-3,
 ) -> float:
     """Optimise θ'. batches: of a step, its examples and their time steps t [B]. file, every and the
     seconds that come back: see `fit`."""

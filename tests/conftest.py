@@ -110,6 +110,6 @@ def browser_page(browser, server):
     """ComfyUI's page, loaded and ready for `page.evaluate("app....")`."""
     with browser.new_context(viewport={"width": 1600, "height": 1000}) as context:
         page = context.new_page()
-        page.goto(server.url)
+        page.goto(server.url, timeout=120_000)
         page.wait_for_function(BROWSER_READY, timeout=120_000)
         yield page

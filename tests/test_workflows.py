@@ -21,7 +21,7 @@ CHECKPOINT = "checkpoints/v1-5-pruned-emaonly-fp16.safetensors"
 GLIGEN = "gligen/gligen_sd14_textbox_pruned.safetensors"
 NOTES = ("MarkdownNote", "Note")
 TITLE = 30  # height of a node's title, above its pos
-GENERATED = {"control_after_generate", "upload"}  # widgets that the browser adds to those of inputs
+GENERATED = {"control_after_generate"}  # the widget that the browser adds to a seed
 
 each_workflow = pytest.mark.parametrize("name", SHIPPED)
 
@@ -43,7 +43,7 @@ def models(host, server):
     made = [server.base / "models" / name for name in (CHECKPOINT, GLIGEN)]
     for file in made:
         file.parent.mkdir(exist_ok=True)
-    write_checkpoint(made[0])
+    write_checkpoint(made[0], sd15_shapes(host))
     gligen = files.random_text_box_tensors(files.SD15_WIDTHS, dtype=torch.float16)
     files.save_pruned(made[1], gligen)
     yield
@@ -51,11 +51,10 @@ def models(host, server):
         file.unlink()
 
 
-def write_checkpoint(path):
-    """SD 1.5 in fp16 as in its file: all 2 GB of names and shapes, but of each tensor only a start of
-    small random numbers is written. The rest is zeros, which most disks do not store."""
+def write_checkpoint(path, shapes):
+    """Tensors in fp16, of each only a start of small random numbers. The rest, nearly all of 2 GB, is
+    zeros that are not written: most disks do not store them."""
     header, offset = {}, 0
-    shapes = sd15_shapes()
     for name, shape in shapes.items():
         end = offset + 2 * math.prod(shape)
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, end]}
@@ -74,7 +73,7 @@ def write_checkpoint(path):
             file.write(start[: end - first])
 
 
-def sd15_shapes():
+def sd15_shapes(host):
     """Names and shapes of the tensors of Stable Diffusion 1.5, from the host's own classes."""
     import comfy.clip_model
     import comfy.ops
@@ -83,14 +82,7 @@ def sd15_shapes():
 
     ops = comfy.ops.disable_weight_init
     unet = small.SD15 | {"model_channels": 320, "num_heads": 8}
-    text = {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-        "hidden_act": "quick_gelu",
-        "max_position_embeddings": 77,
-    }
+    text = json.loads((host / "comfy" / "sd1_clip_config.json").read_text())
     vae = {
         "double_z": True,
         "z_channels": 4,
@@ -206,7 +198,8 @@ def test_api_form_fits_the_nodes(server, models, name):
         specs = required | info["input"].get("optional", {})
         assert set(required) <= set(node["inputs"]) <= set(specs), id_
         for key, value in node["inputs"].items():
-            problem = misfit(value, *specs[key], workflow, known)
+            type_, options = (*specs[key], {})[:2]
+            problem = misfit(value, type_, options, workflow, known)
             assert not problem, f"{id_}.{key}: {problem}"
 
 
@@ -262,28 +255,34 @@ LOAD = """async ([workflow, newNodes]) => {
 NETWORK = ("Failed to load resource", "Content Security Policy", "Fetch API cannot load")
 
 
-@each_workflow
-def test_browser_loads_and_saves_it_unchanged(server, models, browser_page, name):
-    workflow, known = ui_form(name), server.get("/object_info")
+def test_browser_loads_and_saves_them_unchanged(server, models, browser_page):
     complaints = []
     browser_page.on("pageerror", lambda error: complaints.append(str(error)))
     browser_page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    known = server.get("/object_info")
     try:
         for new_nodes in (True, False):
-            loaded = json.loads(browser_page.evaluate(LOAD, [workflow, new_nodes]))
-            assert loaded["unknown"] == [] and loaded["dialogs"] == []
-            assert loaded["api"] == api_form(name)
-            assert contents(loaded["graph"]) == contents(workflow)
-            for node in workflow["nodes"]:
-                if node["type"] not in NOTES:
-                    names = loaded["widgets"][str(node["id"])]
-                    assert len(names) == len(node.get("widgets_values") or [])
-                    assert set(names) - GENERATED <= all_inputs(known[node["type"]])
+            for name in SHIPPED:
+                workflow = ui_form(name)
+                loaded = json.loads(browser_page.evaluate(LOAD, [workflow, new_nodes]))
+                assert loaded["unknown"] == [] and loaded["dialogs"] == [], name
+                assert loaded["api"] == api_form(name)
+                assert contents(loaded["graph"]) == contents(workflow)
+                check_widgets(workflow, loaded["widgets"], known)
     finally:
-        browser_page.evaluate(
-            "() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)"
-        )
+        setting = "app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)"
+        browser_page.evaluate(f"() => {setting}")
     assert [c for c in complaints if not any(n in c for n in NETWORK)] == []
+
+
+def check_widgets(workflow, widgets, known):
+    """Each node's saved values belong to its inputs' widgets one by one."""
+    for node in workflow["nodes"]:
+        if node["type"] not in NOTES:
+            names = widgets[str(node["id"])]
+            inputs = {key for part in known[node["type"]]["input"].values() for key in part}
+            assert len(names) == len(node.get("widgets_values") or []), node["type"]
+            assert set(names) - GENERATED <= inputs, node["type"]
 
 
 def contents(workflow):
@@ -293,10 +292,6 @@ def contents(workflow):
         del node["size"]
     nodes = sorted(workflow["nodes"], key=lambda node: node["id"])
     return nodes, sorted(workflow["links"]), workflow["groups"], workflow["id"]
-
-
-def all_inputs(info):
-    return {key for part in info["input"].values() for key in part}
 
 
 # ---------------------------------------------------------------- run
