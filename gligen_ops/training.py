@@ -10,17 +10,24 @@ so that the model also knows null inputs, which classifier-free guidance needs.
 Original: trainer.py of gligen/GLIGEN.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from .fit import fit
+from .gated import GatedSelfAttention
 from .model import Block, Gligen
 
 DROP = 0.1
+OPENING = 100  # steps
+OPENED = 0.4  # γ after them
+GUIDED = 400  # steps
+GUIDANCE = 0.01  # weight of the guidance at their start
 Fuse = Callable[[Tensor, Block, int], Tensor]
 """Visual tokens [B, N, C] after the self-attention of a block with so many heads → the same, grounded."""
 Denoise = Callable[[Tensor, Tensor, Tensor, Fuse], Tensor]
@@ -31,7 +38,7 @@ Denoise = Callable[[Tensor, Tensor, Tensor, Fuse], Tensor]
 class Batch:
     latents: Tensor  # z, [B, c, h, w]
     context: Tensor  # caption, [B, L, F]
-    grounding: tuple[Tensor, ...]  # the tokenizer's inputs; the second one is its mask [B, N]
+    grounding: tuple[Tensor, ...]  # the tokenizer's inputs: boxes [B, N, 4], mask [B, N], ...
 
 
 class Diffusion:
@@ -70,8 +77,11 @@ def learn(
     groups = parameter_groups(gligen, lr, gate_lr)
 
     def step_loss(step: int) -> Tensor:
+        if step <= OPENING:
+            open_gates(gligen, step / OPENING)
         batch, t = batches(step)
-        return loss(denoise, gligen, diffusion, batch, null_context, t)
+        guidance = GUIDANCE * max(0.0, 1 - step / GUIDED)
+        return loss(denoise, gligen, diffusion, batch, null_context, t, guidance)
 
     return fit(file, gligen, groups, step_loss, steps, every)
 
@@ -100,18 +110,60 @@ def loss(
     batch: Batch,
     null_context: Tensor,
     t: Tensor,
+    guidance: float = 0.0,
 ) -> Tensor:
-    """The objective on one batch at the time steps t [B], integers in 0..999."""
+    """The objective on one batch at the time steps t [B], integers in 0..999, plus `guidance` times
+    how little the places in a box attend to its entity."""
     batch = dropped(batch, null_context)
+    boxes, mask, *_ = batch.grounding
     tokens = gligen.position_net(*batch.grounding)  # [B, N, D]
+    inattention = []
 
     def fuse(v: Tensor, block: Block, heads: int) -> Tensor:
         layer = gligen.layer(block)
-        return layer(v, layer.keys(tokens), heads, layer.gates())
+        keys = layer.keys(tokens)
+        if guidance:
+            places = inside(boxes, mask, v.shape[1])
+            inattention.append(surprise(layer, v.detach(), keys.key, heads, places))
+        return layer(v, keys, heads, layer.gates())
 
     noise = torch.randn_like(batch.latents)
     predicted = denoise(diffusion.noisy(batch.latents, noise, t), t, batch.context, fuse)
-    return torch.nn.functional.mse_loss(predicted, noise)
+    objective = torch.nn.functional.mse_loss(predicted, noise)
+    return objective + guidance * torch.stack(inattention).mean() if guidance else objective
+
+
+def inside(boxes: Tensor, mask: Tensor, places: int) -> Tensor:
+    """1 where a place of the square grid of visual tokens is in an entity's box. [B, places, N]"""
+    side = math.isqrt(places)
+    centre = (torch.arange(side, device=boxes.device) + 0.5) / side
+    y, x = (c.reshape(1, -1, 1) for c in torch.meshgrid(centre, centre, indexing="ij"))
+    x0, y0, x1, y1 = (c[:, None, :] for c in boxes.unbind(-1))
+    return ((x0 < x) & (x < x1) & (y0 < y) & (y < y1)) * mask[:, None, :]
+
+
+def surprise(
+    layer: GatedSelfAttention, v: Tensor, key: Tensor, heads: int, places: Tensor
+) -> Tensor:
+    """Mean −log of the attention that a place in an entity's box pays to the entity. A grounding
+    token is one of a hundred that a place sees, its trace in their mean is faint, and without this
+    the gated layers take long to find it."""
+    h = layer.norm1(v)
+    key = torch.cat([layer.attn.to_k(h), key], dim=1)
+    q, k = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (layer.attn.to_q(h), key))
+    logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # [B, heads, places, places + N]
+    attention = logits.log_softmax(-1)[..., v.shape[1] :].mean(1)  # [B, places, N]
+    return -(attention * places).sum() / places.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def open_gates(gligen: Gligen, share: float) -> None:
+    """For the first steps the gates are not learned but opened, from 0: around 0 a gate changes sign
+    from step to step, and what is behind it learns one thing and then its opposite."""
+    for block in gligen.widths:
+        layer = gligen.layer(block)
+        layer.alpha_attn.fill_(share * OPENED)
+        layer.alpha_dense.fill_(share * OPENED)
 
 
 def gate_values(gligen: Gligen) -> dict[str, tuple[float, float]]:

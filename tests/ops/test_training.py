@@ -111,3 +111,39 @@ def test_noise_follows_the_schedule_of_stable_diffusion():
     z, noise = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
     t = torch.tensor([999])
     assert diffusion.noisy(z, noise, t).item() == diffusion.alpha_bar[999].sqrt().item()
+
+
+def test_a_place_is_inside_a_box_by_its_centre():
+    boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0]]])
+    places = training.inside(boxes, torch.tensor([[1.0, 1.0]]), 16).unflatten(1, (4, 4))
+    assert places[0, :, :, 0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
+    assert places[0, :, :, 1].tolist() == [[0, 0, 1, 1]] * 4
+    assert not training.inside(boxes, torch.zeros(1, 2), 16).any()
+
+
+def test_guidance_teaches_places_to_attend_to_their_entity():
+    base, gligen = toy()
+    training.open_gates(gligen, 1.0)
+    corners = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])
+    grounding = (corners.expand(8, 2, 4), torch.ones(8, 2), torch.randn(1, 2, 16).expand(8, 2, 16))
+    # Visual tokens that tell their place, as those of a trained base do.
+    z = torch.linspace(-2, 2, 4).expand(8, 4, 4, 4)
+    fixed = training.Batch(z, torch.zeros(8, 5, WIDTH), grounding)
+    layer = gligen.layer(BLOCK)
+    optimiser = torch.optim.Adam(gligen.parameters(), lr=5e-3)
+
+    def surprise():
+        keys = layer.keys(gligen.position_net(*grounding)).key
+        v = base.into(z.flatten(2).transpose(1, 2))
+        return training.surprise(layer, v, keys, 4, training.inside(*grounding[:2], 16)).item()
+
+    before = surprise()
+    for _ in range(60):
+        t = torch.full((8,), 500)
+        value = training.loss(
+            base, gligen, training.Diffusion(), fixed, torch.zeros(1, 5, WIDTH), t, guidance=1.0
+        )
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    assert surprise() < 0.5 * before
