@@ -1,5 +1,6 @@
 """The learning procedure on a toy base: what learns, what does not, what is dropped."""
 
+import pytest
 import small
 import torch
 from gligen_pack.gligen_ops import training
@@ -8,6 +9,15 @@ from gligen_pack.gligen_ops.model import Block, Gligen
 
 BLOCK = Block("middle", 0, 0)
 WIDTH = 32
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads only get in each other's way on tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class ToyBase(torch.nn.Module):
