@@ -106,7 +106,7 @@ def tau_sheet(demo: Demo, scenes: list[world.Scene], cfg: float) -> Image.Image:
     sheet = Image.new("RGB", (margin + side * len(scenes), side * len(TAUS)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
     for row, tau in enumerate(TAUS):
-        draw.text((margin / 2, (row + 0.5) * side), f"τ = {tau:g}", "black", font, anchor="mm")
+        draw.text((margin / 2, (row + 0.5) * side), f"tau {tau:g}", "black", font, anchor="mm")
         for column, scene in enumerate(scenes):
             values = (demo.picture(scene, tau, column, cfg) * 255).astype(np.uint8)
             picture = Image.fromarray(values).resize((side, side), Image.Resampling.LANCZOS)
