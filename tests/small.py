@@ -2,9 +2,6 @@
 
 import torch
 
-WIDTHS = {
-    "sd15": {"model_channels": 32, "channel_mult": [1, 2, 4, 4], "context_dim": 768},
-}
 SD15 = {
     "image_size": 32,
     "in_channels": 4,
@@ -27,8 +24,6 @@ SD15 = {
 
 def sd15(seed: int = 0):
     """MODEL: SD 1.5's structure, all 16 transformer blocks, at a tenth of the width."""
-    import comfy.model_management
-    import comfy.model_patcher
     import comfy.supported_models
 
     return model_of(comfy.supported_models.SD15, SD15, seed)

@@ -73,7 +73,7 @@ def hand_written_run(p, gligen, entries, cfg, steps):
     import comfy.samplers
     from gligen_pack.nodes.entries import tokenizer_inputs
 
-    base, unet = p.model.model, p.model.model.diffusion_model
+    base = p.model.model
     state = {k: v.double() for k, v in gligen.position_net.state_dict().items()}
     inputs = tokenizer_inputs(entries, 16, 16, 30, 768), tokenizer_inputs([], 16, 16, 30, 768)
     tokens = [reference.box_tokens(state, *(t.double() for t in i)).float() for i in inputs]
@@ -96,7 +96,6 @@ def hand_written_run(p, gligen, entries, cfg, steps):
             without = denoised(x, now, p.negative[0][0], tokens[1])
             out = without + cfg * (with_boxes - without)
             x = x + (x - out) / now * (then - now)
-    assert unet is not None
     return base.process_latent_out(x)
 
 
