@@ -9,7 +9,7 @@ from . import models, world
 from .stages import RUN
 from .train_vae import encode
 
-COUNT = 8000
+COUNT = 12000
 FIGURES = 0.15
 
 

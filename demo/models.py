@@ -102,7 +102,7 @@ def unet() -> nn.Module:
             nn.init.zeros_(m.out_layers[-1].bias)
     nn.init.zeros_(model.out[-1].weight)
     nn.init.zeros_(model.out[-1].bias)
-    return model
+    return model.to(memory_format=torch.channels_last)
 
 
 def text_encoder() -> nn.Module:
@@ -140,4 +140,4 @@ def autoencoder() -> nn.Module:
             nn.init.zeros_(m.proj_out.weight)
         if isinstance(m, Downsample | Upsample):
             nn.init.dirac_(m.conv.weight)
-    return model
+    return model.to(memory_format=torch.channels_last)

@@ -15,6 +15,7 @@ from .stages import RUN, WEIGHTS, save_weights
 
 BATCH = 64
 KEEP = 0.9  # share of a scene's things that are grounded: the rest come from the caption alone
+JITTER = 0.2  # noise on a phrase's features, in their own spread, for pairs that are never seen here
 
 
 def grounded_scenes() -> list[int]:
@@ -53,8 +54,16 @@ def denoiser(unet: nn.Module) -> training.Denoise:
     return denoise
 
 
+def phrase_features(text: nn.Module, scenes) -> dict[str, torch.Tensor]:
+    """What the text encoder makes of each thing's phrase, with its article and without. [F]"""
+    phrases = sorted({p for s in scenes for t in s.things for p in (t.phrase, t.name)})
+    with torch.no_grad():
+        return dict(zip(phrases, text(data.Tokens()(phrases))[3], strict=True))
+
+
 def box_grounding(scenes, features: dict[str, torch.Tensor], rng) -> tuple[torch.Tensor, ...]:
     """The tokenizer's inputs for a batch of scenes: boxes, mask and phrase features."""
+    spread = torch.stack(list(features.values())).std(0) * JITTER
     boxes = torch.zeros(len(scenes), SLOTS, 4)
     mask = torch.zeros(len(scenes), SLOTS)
     text = torch.zeros(len(scenes), SLOTS, models.CONTEXT)
@@ -63,7 +72,8 @@ def box_grounding(scenes, features: dict[str, torch.Tensor], rng) -> tuple[torch
         for slot, thing in enumerate(things):
             boxes[row, slot] = torch.tensor(thing.box)
             mask[row, slot] = 1
-            text[row, slot] = features[thing.phrase]
+            phrase = thing.name if rng.random() < world.BARE else thing.phrase
+            text[row, slot] = features[phrase] + spread * torch.randn(models.CONTEXT)
     return boxes, mask, text
 
 
@@ -75,9 +85,8 @@ def train(steps: int) -> None:
     latents = data.latents(train_vae.trained(), scenes)
     tokens = data.Tokens()
     gligen = Gligen(BoxTokenizer(models.CONTEXT, models.CONTEXT), models.CONTEXT, widths(unet))
-    phrases = sorted({t.phrase for s in scenes for t in s.things})
+    features = phrase_features(text, scenes)
     with torch.no_grad():
-        features = dict(zip(phrases, text(tokens(phrases))[3], strict=True))
         null_context = text(tokens([""]))[0]
 
     def batches(step: int) -> tuple[training.Batch, torch.Tensor]:
@@ -88,8 +97,8 @@ def train(steps: int) -> None:
             context = text(tokens([world.caption(s, rng) for s in chosen]))[0]
         grounding = box_grounding(chosen, features, rng)
         batch = training.Batch(latents[torch.from_numpy(picked)], context, grounding)
-        # Layout is decided where there is much noise: three in four steps are drawn from there.
-        low = np.where(rng.random(BATCH) < 0.75, 500, 0)
+        # Layout is decided where there is much noise: four in five steps are drawn from there.
+        low = np.where(rng.random(BATCH) < 0.6, 500, 0)
         return batch, torch.from_numpy(rng.integers(low, training.Diffusion.steps))
 
     gates = WEIGHTS.parent / "gates.jsonl"

@@ -55,8 +55,7 @@ def train(steps: int) -> None:
 
     modules = nn.ModuleDict({"vae": vae})
     groups = [{"params": list(vae.parameters()), "lr": 3e-3}]
-    # Good latents come early; what then still gets better is the decoder, which has its own stage.
-    fit(RUN / "vae.pt", modules, groups, loss, steps, ema=0.99, cycle=1400)
+    fit(RUN / "vae.pt", modules, groups, loss, steps, ema=0.99)
     whiten(vae, pictures(2, 256))
     save_weights("vae", vae.state_dict())
 

@@ -32,6 +32,8 @@ HELD_OUT = (
 )
 """Pairs that the base knows from captions and that no grounding data contains."""
 
+BARE = 0.2  # share of texts without articles
+
 LIGHTS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 GROUNDS = ((196, 194, 190), (188, 192, 196), (196, 190, 184), (186, 194, 186), (176, 178, 182))
 WARMTH = np.array((0.2, 0.0, -0.2))
@@ -74,8 +76,12 @@ class Thing:
     joints: tuple[tuple[float, float], ...] = ()
 
     @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+    @property
     def phrase(self) -> str:
-        return f"a {self.colour} {self.shape}"
+        return f"a {self.name}"
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def _random_boxes(rng, count: int) -> list[Box]:
     while True:
         boxes: list[Box] = []
         for _ in range(20 * count):
-            side = rng.uniform(0.24, 0.62 if count == 1 else 0.5 if count == 2 else 0.42)
+            side = rng.uniform(0.28, 0.62 if count == 1 else 0.5 if count == 2 else 0.42)
             aspect = math.exp(rng.uniform(-0.35, 0.35))
             w, h = min(0.9, side * aspect), min(0.9, side / aspect)
             x, y = rng.uniform(0.02, 0.98 - w), rng.uniform(0.02, 0.98 - h)
@@ -185,7 +191,7 @@ def _star() -> list[tuple[float, float]]:
     turns = [math.pi * (k / 5 - 0.5) for k in range(10)]
     xy = np.array([
         (math.cos(t) * r, math.sin(t) * r)
-        for t, r in zip(turns, (1, 0.45) * 5, strict=True)
+        for t, r in zip(turns, (1, 0.382) * 5, strict=True)
     ])  # fmt: skip
     low, high = xy.min(0), xy.max(0)
     return [tuple(p) for p in (xy - low) / (high - low)]
@@ -222,9 +228,13 @@ def render(scene: Scene, size: int = SIZE) -> np.ndarray:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Names the things in random order; sometimes says where they are and where light comes from."""
-    places = rng.random() < 0.5
-    phrases = [t.phrase + (_place(t, rng) if places else "") for t in scene.things]
+    """Names the things in random order, at times without articles; sometimes says where they are and
+    where light comes from."""
+    places, bare = rng.random() < 0.5, rng.random() < BARE
+    names = [t.name if bare else t.phrase for t in scene.things]
+    phrases = [
+        n + (_place(t, rng) if places else "") for n, t in zip(names, scene.things, strict=True)
+    ]
     rng.shuffle(phrases)
     text = (" and " if rng.random() < 0.5 else ", ").join(phrases)
     return text + (f", light from the {scene.light}" if rng.random() < 0.5 else "")

@@ -18,13 +18,12 @@ def fit(
     steps: int,
     every: Callable[[int], None] = lambda step: None,
     ema: float = 0.999,
-    cycle: int | None = None,
 ) -> float:
     """Train `modules` and leave the moving average of their weights in them.
 
     file: where the state is kept, for the next call to go on. groups: of parameters, with "lr".
-    loss: of a step, its randomness torch's own, which is seeded by the step. cycle: steps of the
-    learning rate's cycle, where that is longer than the run. Returns the seconds it took in all.
+    loss: of a step, its randomness torch's own, which is seeded by the step. Returns the seconds it
+    took in all.
     """
     file.parent.mkdir(exist_ok=True)
     parameters = [p for g in groups for p in g["params"]]
@@ -32,7 +31,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         [g["lr"] for g in groups],
-        total_steps=cycle or steps,
+        total_steps=steps,
         pct_start=0.08,
         div_factor=20,
     )
