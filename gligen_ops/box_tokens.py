@@ -9,41 +9,56 @@ Original: `PositionNet` in ldm/modules/diffusionmodules/text_grounding_net.py of
 import torch
 from torch import Tensor, nn
 
+from .entity import Box, Entity
 from .fourier import fourier_embedding, fourier_width
+from .mlp import token_mlp
+from .shapes import Shapes, agreed, vote
+from .slots import filled, or_null
 
 SLOTS = 30
-HIDDEN = 512
+POSITION = fourier_width(4)
+
+
+def box_inputs(boxes: list[Box]) -> tuple[Tensor, Tensor]:
+    """Corners xyxy [1, 30, 4], fractions of the image, and their mask [1, 30]."""
+    corners = [torch.tensor([box.x0, box.y0, box.x1, box.y1]) for box in boxes]
+    return filled(corners, SLOTS, 4)
 
 
 class BoxTokenizer(nn.Module):
     """text_width: F of the phrase feature; token_width: D of the grounding tokens (768 on SD 1.x)."""
 
     slots = SLOTS
+    owners = list(range(SLOTS))
+    parts = frozenset({"linears", "null_positive_feature", "null_position_feature"})
 
     def __init__(self, text_width: int, token_width: int, operations=nn):
         super().__init__()
-        position_width = fourier_width(4)
-        self.linears = nn.Sequential(
-            operations.Linear(text_width + position_width, HIDDEN),
-            nn.SiLU(),
-            operations.Linear(HIDDEN, HIDDEN),
-            nn.SiLU(),
-            operations.Linear(HIDDEN, token_width),
-        )
+        self.linears = token_mlp(text_width + POSITION, token_width, operations)
         self.null_positive_feature = nn.Parameter(torch.zeros(text_width))
-        self.null_position_feature = nn.Parameter(torch.zeros(position_width))
+        self.null_position_feature = nn.Parameter(torch.zeros(POSITION))
+
+    @classmethod
+    def of(cls, shapes: Shapes, token_width: int, operations=nn) -> "BoxTokenizer":
+        """The one that has tensors of these shapes."""
+        text = vote(shapes, "null_positive_feature", 1, 0)
+        text += [n - POSITION for n in vote(shapes, "linears.0.weight", 2, 1)]
+        return cls(agreed(text, token_width), token_width, operations)
 
     @property
     def text_width(self) -> int:
         return self.null_positive_feature.shape[0]
 
+    def inputs(self, entities: list[Entity]) -> tuple[Tensor, ...]:
+        """What `forward` takes, for at most `slots` entities with text; none: the null grounding."""
+        boxes, mask = box_inputs([entity.box for entity in entities])
+        text, _ = filled([entity.text for entity in entities], SLOTS, self.text_width)
+        return boxes, mask, text
+
     def forward(self, boxes: Tensor, mask: Tensor, features: Tensor) -> Tensor:
         """boxes: [B, N, 4] corners xyxy as fractions of the image; mask: [B, N], 1 where there is an
         entity, else 0; features: [B, N, F] of the phrases. Returns tokens [B, N, D].
         """
-        mask = mask[..., None]
-        null_feature = self.null_positive_feature.to(features)
-        null_position = self.null_position_feature.to(boxes)
-        text = features * mask + (1 - mask) * null_feature
-        position = fourier_embedding(boxes) * mask + (1 - mask) * null_position
+        text = or_null(features, mask, self.null_positive_feature)
+        position = or_null(fourier_embedding(boxes), mask, self.null_position_feature)
         return self.linears(torch.cat([text, position], dim=-1))

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from .errors import GligenError
 
 
@@ -42,6 +44,38 @@ class PhraseBox:
 
     phrase: str
     box: Box
+
+
+@dataclass(frozen=True, eq=False)
+class Entity:
+    """What a tokenizer of boxes takes."""
+
+    box: Box
+    phrase: str = ""
+    text: Tensor | None = None  # [F], feature of the phrase
+    image: Tensor | None = None  # [F], feature of a picture
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """A person, by keypoints."""
+
+    points: Tensor  # [17, 2], xy in COCO's order, fractions of the image; (0, 0) where missing
+
+
+@dataclass(frozen=True, eq=False)
+class SpatialMap:
+    """Edges, depth, normals or classes of the whole image."""
+
+    picture: Tensor  # [C, H, W], -1..1, or one-hot classes
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting:
+    """The part of an image that stays."""
+
+    known: Tensor  # [1, 4, h, w], the latent as the UNet sees it
+    mask: Tensor  # [1, 1, h, w], 1 where known, 0 where to be painted
 
 
 def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
