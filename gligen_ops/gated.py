@@ -7,7 +7,8 @@ GLIGEN (arXiv 2301.07093), section 3.2, "Gated Self-Attention":
 
 It sits between self-attention and cross-attention. TS keeps the visual tokens, so grounding tokens
 need keys and values but never a query, and these do not depend on v: they are made once for a run.
-Original: `GatedSelfAttentionDense` in ldm/modules/attention.py of gligen/GLIGEN.
+Original: `GatedSelfAttentionDense` in ldm/modules/attention.py of gligen/GLIGEN. The other two kinds
+are in gated_grid.py and gated_cross.py.
 """
 
 from collections.abc import Callable
@@ -23,15 +24,22 @@ class GroundingKeys(NamedTuple):
 
     key: Tensor  # [B, G, C]
     value: Tensor  # [B, G, C]
+    query: Tensor | None = None  # [B, G, C], of gatedSA2
+    bias: Tensor | None = None  # [B, 1, G], added to the logits of the grounding tokens
 
 
-Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Attention = Callable[..., Tensor]
+"""q [B, N, C], k, v [B, M, C], heads, mask=[B, 1, M] or None, added to the logits → [B, N, C]."""
+Grid = tuple[int, int] | None
+"""Height and width of the visual tokens; None: they are a square."""
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Scaled dot-product attention. q: [B, N, C]; k, v: [B, M, C]. Returns [B, N, C]."""
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention. q: [B, N, C]; k, v: [B, M, C]; mask: [B, 1, M], added to the
+    logits. Returns [B, N, C]."""
     q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=heads) for t in (q, k, v))
-    out = nn.functional.scaled_dot_product_attention(q, k, v)
+    mask = None if mask is None else mask[:, None].to(q)
+    out = nn.functional.scaled_dot_product_attention(q, k, v, mask)
     return rearrange(out, "b h n d -> b n (h d)")
 
 
@@ -58,35 +66,30 @@ class FeedForward(nn.Module):
 
 
 class Projections(nn.Module):
-    def __init__(self, width: int, operations):
+    def __init__(self, width: int, context_width: int, operations):
         super().__init__()
         self.to_q = operations.Linear(width, width, bias=False)
-        self.to_k = operations.Linear(width, width, bias=False)
-        self.to_v = operations.Linear(width, width, bias=False)
+        self.to_k = operations.Linear(context_width, width, bias=False)
+        self.to_v = operations.Linear(context_width, width, bias=False)
         self.to_out = nn.Sequential(operations.Linear(width, width))
 
 
-class GatedSelfAttention(nn.Module):
-    """`gatedSA`: visual tokens of width C attend over themselves and over the grounding tokens.
+class GatedLayer(nn.Module):
+    """What all gated layers share: two gates, the second of them of a feed-forward. Each kind adds
+    `keys`, and `residual`, what its attention finds for the visual tokens [B, N, C].
 
-    width: C, that of the host's block. grounding_width: D of the grounding tokens (768 on SD 1.x).
+    width: C, that of the host's block. context_width: of what keys and values are made from.
     operations: where Linear and LayerNorm come from (`torch.nn`, or the host's casting ones).
     """
 
-    def __init__(self, width: int, grounding_width: int, operations=nn):
+    def __init__(self, width: int, context_width: int, operations=nn):
         super().__init__()
-        self.linear = operations.Linear(grounding_width, width)
-        self.attn = Projections(width, operations)
+        self.attn = Projections(width, context_width, operations)
         self.ff = FeedForward(width, operations)
         self.norm1 = operations.LayerNorm(width)
         self.norm2 = operations.LayerNorm(width)
         self.alpha_attn = nn.Parameter(torch.zeros(()))  # γ_attn
         self.alpha_dense = nn.Parameter(torch.zeros(()))  # γ_dense
-
-    def keys(self, tokens: Tensor) -> GroundingKeys:
-        """Keys and values of grounding tokens [B, G, D]; norm1 acts on each token by itself."""
-        h = self.norm1(self.linear(tokens))
-        return GroundingKeys(self.attn.to_k(h), self.attn.to_v(h))
 
     def gates(self) -> tuple[Tensor, Tensor]:
         """tanh(γ_attn) and tanh(γ_dense), in float32."""
@@ -100,16 +103,40 @@ class GatedSelfAttention(nn.Module):
         gates: tuple[Tensor, Tensor],
         beta: float = 1.0,
         attention: Attention = attention,
+        grid: Grid = None,
     ) -> Tensor:
         """v: visual tokens [B, N, C]. Returns [B, N, C].
 
         heads: attention heads, as many as the host's block has. gates: `self.gates()` on the device
-        of v. beta: β of this step, 0..1 and beyond.
+        of v. beta: β of this step, 0..1 and beyond. grid: used by gatedSA2 alone.
         """
         attn_gate, dense_gate = (beta * gate.to(v.dtype) for gate in gates)
+        v = v + attn_gate * self.residual(v, grounding, heads, attention, grid)
+        return v + dense_gate * self.ff(self.norm2(v))
+
+
+class GatedSelfAttention(GatedLayer):
+    """`gatedSA`: visual tokens of width C attend over themselves and over the grounding tokens.
+
+    width: C, that of the host's block. grounding_width: D of the grounding tokens (768 on SD 1.x).
+    """
+
+    def __init__(self, width: int, grounding_width: int, operations=nn):
+        super().__init__(width, width, operations)
+        self.linear = operations.Linear(grounding_width, width)
+
+    def keys(self, tokens: Tensor) -> GroundingKeys:
+        """Keys and values of grounding tokens [B, G, D]; norm1 acts on each token by itself."""
+        h = self.norm1(self.linear(tokens))
+        return GroundingKeys(self.attn.to_k(h), self.attn.to_v(h))
+
+    def residual(
+        self, v: Tensor, grounding: GroundingKeys, heads: int, attention: Attention, grid: Grid
+    ) -> Tensor:
         h = self.norm1(v)
         key = torch.cat([self.attn.to_k(h), grounding.key], dim=1)  # [B, N + G, C]
         value = torch.cat([self.attn.to_v(h), grounding.value], dim=1)
-        out = attention(self.attn.to_q(h), key, value, heads)
-        v = v + attn_gate * self.attn.to_out(out)
-        return v + dense_gate * self.ff(self.norm2(v))
+        mask = grounding.bias
+        if mask is not None:
+            mask = nn.functional.pad(mask, (v.shape[1], 0))  # [B, 1, N + G]
+        return self.attn.to_out(attention(self.attn.to_q(h), key, value, heads, mask=mask))

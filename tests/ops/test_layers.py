@@ -1,45 +1,56 @@
-"""The gated layer and the box tokenizer against the formulas in float64 and against diffusers."""
+"""The gated layers against the formulas in float64, and gatedSA against diffusers."""
+
+import math
 
 import pytest
 import reference
 import small
 import torch
-from gligen_pack.gligen_ops.box_tokens import BoxTokenizer
-from gligen_pack.gligen_ops.fourier import fourier_embedding
 from gligen_pack.gligen_ops.gated import GatedSelfAttention
+from gligen_pack.gligen_ops.gated_cross import GatedCrossAttention
+from gligen_pack.gligen_ops.gated_grid import GatedGridAttention
+from reference import relative
 
 TOLERANCE = 1e-5
-
-
-def relative(a, b):
-    a, b = a.double(), b.double()
-    return ((a - b).norm() / b.norm()).item()
+FORMULAS = {
+    GatedSelfAttention: reference.gated_self_attention,
+    GatedGridAttention: reference.gated_grid_attention,
+    GatedCrossAttention: reference.gated_cross_attention,
+}
 
 
 def doubled(module):
     return {k: v.double() for k, v in module.state_dict().items()}
 
 
-@pytest.fixture(params=[(64, 768, 8), (128, 96, 2)], ids=["sd1 heads", "64-wide heads"])
-def layer(request):
-    width, token_width, heads = request.param
-    module = small.randomise(GatedSelfAttention(width, token_width), seed=1, gate=0.7)
+def make(kind, width=64, token_width=768, heads=8, tokens=36):
+    module = small.randomise(kind(width, token_width), seed=1, gate=0.7)
     torch.manual_seed(2)
-    return module, heads, torch.randn(3, 24, width), torch.randn(3, 30, token_width)
+    return module, heads, torch.randn(3, 25, width), torch.randn(3, tokens, token_width)
+
+
+@pytest.fixture(params=[(64, 768, 8), (128, 96, 2)], ids=["sd1 heads", "64-wide heads"])
+def sizes(request):
+    return request.param
+
+
+@pytest.fixture
+def layer(sizes):
+    return make(GatedSelfAttention, *sizes)
 
 
 @torch.no_grad()
-def run(module, heads, v, tokens, beta=1.0):
-    return module(v, module.keys(tokens), heads, module.gates(), beta)
+def run(module, heads, v, tokens, beta=1.0, bias=None, grid=None):
+    keys = module.keys(tokens)._replace(bias=bias)
+    return module(v, keys, heads, module.gates(), beta, grid=grid)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.4, 0.0])
-def test_gated_layer_is_the_papers_formula(layer, beta):
-    module, heads, v, tokens = layer
-    expected = reference.gated_self_attention(
-        doubled(module), v.double(), tokens.double(), heads, beta
-    )
-    assert relative(run(*layer, beta), expected) < TOLERANCE
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_gated_layers_are_their_formulas(kind, sizes, beta):
+    module, heads, v, tokens = made = make(kind, *sizes)
+    expected = FORMULAS[kind](doubled(module), v.double(), tokens.double(), heads, beta)
+    assert relative(run(*made, beta), expected) < TOLERANCE
     if beta:
         assert relative(v, expected) > 0.05
 
@@ -55,47 +66,82 @@ def test_gated_layer_is_that_of_diffusers(layer):
     assert relative(run(*layer), expected) < TOLERANCE
 
 
-def test_closed_gates_change_no_bit(layer):
-    module, heads, v, tokens = layer
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_closed_gates_change_no_bit(kind):
+    module, heads, v, tokens = made = make(kind)
     torch.nn.init.zeros_(module.alpha_attn)
     torch.nn.init.zeros_(module.alpha_dense)
-    assert torch.equal(run(*layer), v)
+    assert torch.equal(run(*made), v)
 
 
-def test_fourier_embedding_is_the_formula_in_the_checkpoints_order():
-    boxes = torch.rand(5, 30, 4)
-    assert relative(fourier_embedding(boxes), reference.fourier(boxes.double())) < TOLERANCE
-    # Frequency-major: the first eight numbers are the four sines, then the four cosines, of 1 · x.
-    x = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    assert torch.allclose(fourier_embedding(x)[:8], torch.cat([x.sin(), x.cos()]))
+@pytest.mark.parametrize("kind", [GatedSelfAttention, GatedCrossAttention])
+def test_bias_log_2_counts_a_token_twice(kind):
+    module, heads, v, tokens = made = make(kind)
+    bias = torch.zeros(3, 1, 36)
+    bias[:, :, 4] = math.log(2)
+    twice = torch.cat([tokens, tokens[:, 4:5]], dim=1)
+    assert relative(run(*made, bias=bias), run(module, heads, v, twice)) < TOLERANCE
+    assert relative(run(*made), run(module, heads, v, twice)) > 10 * TOLERANCE
 
 
-@pytest.fixture
-def tokenizer():
-    torch.manual_seed(3)
-    inputs = torch.rand(2, 30, 4), (torch.rand(2, 30) < 0.4).float(), torch.randn(2, 30, 768)
-    return small.randomise(BoxTokenizer(768, 768), seed=4), inputs
+@pytest.mark.parametrize("kind", [GatedSelfAttention, GatedCrossAttention])
+def test_bias_log_0_takes_a_token_away_where_it_is_set(kind):
+    module, heads, v, tokens = made = make(kind)
+    bias = torch.zeros(3, 1, 36)
+    bias[1, :, 4:] = -math.inf
+    fewer, all_of_them = run(module, heads, v, tokens[:, :4]), run(*made)
+    biased = run(*made, bias=bias)
+    assert relative(biased[1], fewer[1]) < TOLERANCE
+    assert relative(biased[[0, 2]], all_of_them[[0, 2]]) < TOLERANCE
 
 
-@torch.no_grad()
-def test_box_tokens_are_the_papers_formula(tokenizer):
-    module, inputs = tokenizer
-    expected = reference.box_tokens(doubled(module), *(t.double() for t in inputs))
-    assert relative(module(*inputs), expected) < TOLERANCE
+def test_only_the_tokens_that_are_kept_get_a_query():
+    for kind, kept in {
+        GatedSelfAttention: 25,
+        GatedCrossAttention: 25,
+        GatedGridAttention: 36,
+    }.items():
+        made = make(kind)
+        seen = []
+        made[0].attn.to_q.register_forward_hook(
+            lambda m, i, out, seen=seen: seen.append(out.shape[1])
+        )
+        run(*made)
+        assert seen == [kept], kind
 
 
-@torch.no_grad()
-def test_box_tokens_are_those_of_diffusers(tokenizer):
-    embeddings = pytest.importorskip("diffusers.models.embeddings")
-    module, (boxes, mask, features) = tokenizer
-    theirs = embeddings.GLIGENTextBoundingboxProjection(768, 768)
-    theirs.load_state_dict(module.state_dict())
-    assert relative(module(boxes, mask, features), theirs(boxes, mask, features)) < TOLERANCE
+def test_keys_and_values_of_grounding_tokens_are_made_once_for_a_run(layer):
+    module, heads, v, tokens = layer
+    keys = module.keys(tokens)
+    seen = []
+    module.linear.register_forward_hook(lambda *_: seen.append(1))
+    module(v, keys, heads, module.gates())
+    assert not seen
 
 
-@torch.no_grad()
-def test_an_empty_slot_does_not_show_what_is_written_in_it(tokenizer):
-    module, (boxes, mask, features) = tokenizer
-    masked = mask == 0
-    other = module(boxes, mask, torch.where(masked[..., None], 100.0, features))
-    assert torch.equal(module(boxes, mask, features)[masked], other[masked])
+def test_gated_sa2_lays_its_tokens_over_a_grid_that_is_no_square():
+    module, heads, v, tokens = make(GatedGridAttention)
+    v = torch.randn(3, 4 * 7, 64)
+    expected = reference.gated_grid_attention(
+        doubled(module), v.double(), tokens.double(), heads, grid=(4, 7)
+    )
+    out = run(module, heads, v, tokens, grid=(4, 7))
+    assert relative(out, expected) < TOLERANCE
+    assert relative(run(module, heads, v, tokens, grid=(7, 4)), expected) > 10 * TOLERANCE
+
+
+def test_gated_sa2_reads_grounding_and_visual_tokens_row_by_row():
+    """With one token put in, the visual tokens near its place change most."""
+    module, heads, v, tokens = make(GatedGridAttention)
+    torch.nn.init.zeros_(module.alpha_dense)
+    v = torch.zeros(3, 12 * 24, 64)
+    other = tokens.clone()
+    other[:, 1 * 6 + 4] += 10  # of 6 × 6: row 1, column 4
+    keys, changed = (module.keys(t) for t in (tokens, other))
+    keys = keys._replace(query=changed.query)  # only what it asks for changes
+    with torch.no_grad():
+        moved = module(v, keys, heads, module.gates(), grid=(12, 24)) - run(
+            module, heads, v, tokens, grid=(12, 24)
+        )
+    row, column = divmod(moved.norm(dim=-1)[0].argmax().item(), 24)
+    assert (row // 2, column // 4) == (1, 4)
