@@ -1,131 +1,163 @@
-"""GLIGEN checkpoints, of every layout they come in, under the names of the authors' code.
+"""GLIGEN checkpoints of every kind and layout: read, built into a model, and saved.
 
-Originals: `load_ckpt` in gligen_inference.py and `UNetModel` in ldm/modules/diffusionmodules/
-openaimodel.py of gligen/GLIGEN. Other layouts: `load_gligen` in comfy/gligen.py of ComfyUI, whose
-files hold GLIGEN's tensors alone; `UNet2DConditionModel` of diffusers, which counts blocks
-otherwise.
+Originals: `load_ckpt` in gligen_inference.py and `save_ckpt_and_result` in trainer.py of gligen/GLIGEN.
+Layouts and names: names.py.
 """
 
+import math
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .box_tokens import BoxTokenizer
 from .errors import GligenError
-from .fourier import fourier_width
-from .model import Block, Gligen
-from .tensor_files import read_tensors, tensors_in
+from .first_conv import LATENT
+from .kinds import Kind, kind_of
+from .model import FUSERS, Block, Gligen
+from .names import FIRST_CONV, TOKENIZER, authors_name_in_file, authors_names, own_names
+from .shapes import Shapes, agreed, vote
+from .tensor_files import metadata_in, read_tensors, strings_in, tensors_in
 
-KINDS = ("input", "middle", "output")  # in the order in which the UNet runs them
-FIRST_CONV = "input_blocks.0.0."
-WRAPPERS = re.compile(r"((state_dict|model|diffusion_model|unet|module)\.)*")
-DIFFUSERS_BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.attentions\.(\d+)\.")
+SIDES = ("input", "middle", "output")  # in the order in which the UNet runs them
 FUSER = re.compile(r"(?:(input|output)_blocks\.(\d+)|middle_block)\.1\.transformer_blocks\.(\d+)")
 WIDE_AS_BLOCK = ("linear.", "attn.", "ff.net.2.", "norm")
+WIDE_AS_TOKENS = ("linear.weight", "attn.to_k.weight", "attn.to_v.weight")
 SHARD = re.compile(r"(.+-)\d{5}(-of-(\d{5})\.\w+)")
 LISTED = 8
 
 
-def read_gligen(path: str | PathLike) -> dict[str, Tensor]:
-    """GLIGEN's tensors of a file (of all its parts where it is `…-00001-of-00003…`) in their own
-    dtypes, by the authors' names: `….fuser.*`, `position_net.*`, `downsample_net.*`, and the
-    `input_blocks.0.0.*` that takes other than the 4 channels of Stable Diffusion.
+class Checkpoint(NamedTuple):
+    """tensors: by the authors' names (`….fuser.*`, `position_net.*`, `downsample_net.*`, and the
+    `input_blocks.0.0.*` that takes other than the 4 channels of Stable Diffusion), in their own dtypes.
+    fuser: of `FUSERS`. name: what messages call it. source: where the weights are from."""
+
+    tensors: dict[str, Tensor]
+    kind: Kind
+    fuser: str = "gatedSA"
+    name: str = "the file"
+    source: str = ""
+
+
+def checkpoint_of(
+    tensors: Mapping[str, Tensor],
+    name: str = "the file",
+    told: Sequence[str] = (),
+    source: str = "",
+) -> Checkpoint:
+    """Tensors by the authors' names, and what they are. told: what else is known of kind and fuser,
+    the surest first (see `kind_of`): the tensors alone do not tell canny from depth, nor gatedSA2 from
+    gatedSA."""
+    fuser = "gatedCA"
+    if any(".fuser.linear." in key for key in tensors):
+        fuser = next((text for text in told if text in ("gatedSA", "gatedSA2")), "gatedSA")
+    return Checkpoint(dict(tensors), kind_of(_shapes_of(tensors), told), fuser, name, source)
+
+
+def read_gligen(path: str | PathLike) -> Checkpoint:
+    """GLIGEN's tensors of a file, of all its parts where it is `…-00001-of-00003…`.
 
     Raises GligenError where the file cannot be read or holds no gated layers.
     """
     path = Path(path)
+    parts = _parts(path)
     tensors: dict[str, Tensor] = {}
-    for part in _parts(path):
-        wanted = {}
-        for name, stored in tensors_in(part).items():
-            own = _authors_name(name)
-            if own is None:
-                continue
-            if own in wanted or own in tensors:
-                raise GligenError(f"{part.name} holds {own} twice: choose a file of one model.")
-            if stored.dtype is None or not stored.dtype.is_floating_point:
-                raise GligenError(
-                    f"{part.name} holds {name} quantized to integers: choose the model in float16, "
-                    "bfloat16 or float32."
-                )
-            wanted[own] = stored
-        tensors |= read_tensors(part, wanted)
+    for part in parts:
+        tensors |= read_tensors(part, _wanted(part, tensors))
     if not any(".fuser." in name for name in tensors):
         raise GligenError(
             f"{path.name} contains no gated layers (fuser), so it is not a GLIGEN model: choose "
             "one, such as gligen_sd14_textbox_pruned.safetensors."
         )
-    conv = tensors.get(f"{FIRST_CONV}weight")
-    if conv is None or conv.ndim != 4 or conv.shape[1] == 4:
+    if vote(_shapes_of(tensors), f"{FIRST_CONV}weight", 4, 1) == [LATENT]:
         tensors = {name: t for name, t in tensors.items() if not name.startswith(FIRST_CONV)}
-    return tensors
+    metadata = metadata_in(parts[0])
+    told = [metadata.get(f"gligen_{what}", "") for what in ("kind", "fuser")]
+    told += [text for text in strings_in(parts[0]) if "_grounding_net" in text or text in FUSERS]
+    told += [path.name, path.parent.name]
+    return checkpoint_of(tensors, path.name, told, metadata.get("gligen_source", path.name))
 
 
-def kind_of(shapes: Mapping[str, Collection[int]]) -> str:
-    """What a GLIGEN is grounded by, from the names and shapes of its tensors: "text-box" where
-    nothing tells of another kind. `gatedSA2` has the tensors of `gatedSA`."""
-    parts = {name.split(".")[1] for name in shapes if name.startswith("position_net.")}
-    if parts & {"person_embeddings", "keypoint_embeddings", "null_person_feature"}:
-        return "keypoint"
-    if parts & {"linears_text", "linears_image", "null_image_feature"}:
-        return "text-and-image-box"
-    spatial = parts & {"convnext_tiny_backbone", "pos_embedding", "in_conv"}
-    if spatial or any(name.startswith("downsample_net.") for name in shapes):
-        return "spatial-map"
-    if tuple(shapes.get(f"{FIRST_CONV}weight", ()))[1:2] == (9,):
-        return "inpainting"
-    if not any(name.endswith(".fuser.linear.weight") for name in shapes):
-        return "cross-attention (gatedCA)"
-    return "text-box"
-
-
-def build_gligen(tensors: Mapping[str, Tensor], operations=nn, name: str = "the file") -> Gligen:
-    """The model that `read_gligen`'s tensors belong to, its weights not loaded.
+def build_gligen(checkpoint: Checkpoint, operations=nn) -> Gligen:
+    """The model that the tensors belong to, in the dtype of the first of them. Its weights are not
+    loaded: their memory is untouched, and costs nothing where `load_state_dict` assigns.
 
     Raises one GligenError of all that is missing, unexpected or of the wrong shape.
     """
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    kind = kind_of(shapes)
-    if kind != "text-box":
-        article = "an" if kind.startswith("i") else "a"
+    tensors, kind, fuser, name, _ = checkpoint
+    if not any(key.startswith(TOKENIZER) for key in tensors):
         raise GligenError(
-            f"{name} holds {article} {kind} GLIGEN; this loader reads text-box models: choose one, "
-            "such as gligen_sd14_textbox_pruned.safetensors."
+            f"{name} holds gated layers but not the tokenizer of the grounding (position_net) that "
+            "they need: choose a file of the whole model."
         )
-    widths, token_width, text_width = _widths(shapes, name)
+    shapes = _shapes_of(tensors)
+    widths, token_width = _widths(shapes)
 
     def model(operations) -> Gligen:
-        tokenizer = BoxTokenizer(text_width, token_width, operations)
-        return Gligen(tokenizer, token_width, widths, operations)
+        tokenizer = kind.build_tokenizer(shapes, token_width, operations)
+        first_conv = kind.build_first_conv(shapes, next(iter(widths.values()), 1), operations)
+        return Gligen(tokenizer, token_width, widths, operations, fuser, first_conv, kind)
 
     with torch.device("meta"):
-        expected = _shapes(model(nn))
-    _check(shapes, expected, name)
-    return model(operations)
+        plain = model(nn)
+        gligen = model(operations).to(next(iter(tensors.values())).dtype)
+    weights = plain.state_dict()
+    authors = authors_names(plain, list(weights))
+    _check(shapes, {authors[own]: tuple(w.shape) for own, w in weights.items()}, name, kind)
+    grounding_tokens = len(gligen.position_net.owners)
+    if fuser == "gatedSA2" and math.isqrt(grounding_tokens) ** 2 != grounding_tokens:
+        raise GligenError(
+            f"{name} has gated layers (gatedSA2) for grounding tokens on a square grid, and its {kind} "
+            f"tokenizer makes {grounding_tokens}: choose another file."
+        )
+    return gligen.to_empty(device="cpu")
 
 
 def state_dict_of(gligen: Gligen, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`read_gligen`'s tensors by the names that `gligen.load_state_dict` wants."""
-    layers = {block.key: layer for block, layer in zip(gligen.widths, gligen.fusers, strict=True)}
-    state = {}
-    for name, tensor in tensors.items():
-        place, fuser, rest = name.partition(".fuser.")
-        state[f"fusers.{layers[f'{place}.fuser']}.{rest}" if fuser else name] = tensor
-    return state
+    """Tensors of the authors' names by the names that `gligen.load_state_dict` wants."""
+    own = own_names(gligen, list(tensors))
+    return {own[name]: tensor for name, tensor in tensors.items()}
+
+
+def tensors_of(gligen: Gligen) -> dict[str, Tensor]:
+    """The weights of a model by the authors' names."""
+    state = gligen.state_dict()
+    authors = authors_names(gligen, list(state))
+    return {authors[name]: tensor for name, tensor in state.items()}
 
 
 def load_gligen(path: str | PathLike, operations=nn) -> Gligen:
     """The GLIGEN of a file, its weights those of the file, in their dtypes."""
-    tensors = read_gligen(path)
-    with torch.device("meta"):
-        gligen = build_gligen(tensors, operations, Path(path).name)
-    gligen.load_state_dict(state_dict_of(gligen, tensors), assign=True)
+    checkpoint = read_gligen(path)
+    gligen = build_gligen(checkpoint, operations)
+    gligen.load_state_dict(state_dict_of(gligen, checkpoint.tensors), assign=True)
     return gligen
+
+
+def save_gligen(
+    tensors: Checkpoint | Mapping[str, Tensor],
+    file: str | PathLike,
+    kind: Kind | None = None,
+    fuser: str = "gatedSA",
+    source: str = "",
+) -> None:
+    """Write a safetensors file of GLIGEN's tensors, by the authors' names, which `read_gligen` reads
+    back as they are. kind, fuser and source: of tensors that are no Checkpoint, which knows its own;
+    the kind is by default the one that the tensors tell of."""
+    if not isinstance(tensors, Checkpoint):
+        kind = kind or kind_of(_shapes_of(tensors))
+        tensors = Checkpoint(dict(tensors), kind, fuser, source=source)
+    content = {name: tensor.contiguous() for name, tensor in tensors.tensors.items()}
+    metadata = {
+        "gligen_kind": tensors.kind.name,
+        "gligen_fuser": tensors.fuser,
+        "gligen_source": tensors.source,
+    }
+    save_file(content, file, metadata)
 
 
 def _parts(path: Path) -> list[Path]:
@@ -135,72 +167,48 @@ def _parts(path: Path) -> list[Path]:
     return [path.with_name(f"{shard[1]}{i:05}{shard[2]}") for i in range(1, int(shard[3]) + 1)]
 
 
-def _authors_name(name: str) -> str | None:
-    """The authors' name of one of GLIGEN's tensors, or of the first convolution's; else None."""
-    name = name[WRAPPERS.match(name).end() :]
-    name = DIFFUSERS_BLOCK.sub(_authors_block, name, count=1)
-    name = re.sub(r"^conv_in\.", FIRST_CONV, name)
-    if name.startswith(("position_net.", "downsample_net.", FIRST_CONV)):
-        return name
-    in_unet = name.startswith(("input_blocks.", "middle_block.", "output_blocks."))
-    return name if in_unet and ".fuser." in name else None
+def _wanted(part: Path, others: Mapping[str, Tensor]) -> dict:
+    """Where a file has GLIGEN's tensors. others: what parts before it had."""
+    wanted = {}
+    for name, stored in tensors_in(part).items():
+        own = authors_name_in_file(name)
+        if own is None:
+            continue
+        if own in wanted or own in others:
+            raise GligenError(f"{part.name} holds {own} twice: choose a file of one model.")
+        if stored.dtype is None or not stored.dtype.is_floating_point:
+            raise GligenError(
+                f"{part.name} holds {name} quantized to integers: choose the model in float16, "
+                "bfloat16 or float32."
+            )
+        wanted[own] = stored
+    return wanted
 
 
-def _authors_block(place: re.Match) -> str:
-    """diffusers counts resolutions, and transformers in each. The authors count blocks: on the way
-    down 2 with a transformer and a downsampling for each resolution, on the way up 3."""
-    side, level, attention = place.groups(default="0")
-    if side == "down":
-        return f"input_blocks.{1 + 3 * int(level) + int(attention)}.1."
-    if side == "up":
-        return f"output_blocks.{3 * int(level) + int(attention)}.1."
-    return "middle_block.1."
+def _shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _widths(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[dict[Block, int], int, int]:
-    """Widths of the blocks as the UNet runs them, of the tokens and of the text feature, each the
-    one that most of the tensors agree on."""
+def _widths(shapes: Shapes) -> tuple[dict[Block, int], int]:
+    """Widths of the blocks, as the UNet runs them, and of the tokens."""
     outputs: dict[Block, list[int]] = {}
-    tokens = [shape[0] for shape in (shapes.get("position_net.linears.4.weight"),) if shape]
+    tokens = vote(shapes, f"{TOKENIZER}linears.4.bias", 1, 0)
+    linear = any(".fuser.linear." in name for name in shapes)
+    from_tokens = WIDE_AS_TOKENS[:1] if linear else WIDE_AS_TOKENS[1:]
     for key, shape in shapes.items():
         place, _, rest = key.partition(".fuser.")
         match = FUSER.fullmatch(place)
         if match and shape and rest.startswith(WIDE_AS_BLOCK):
-            kind, number, index = match.groups(default="0")
-            block = Block("middle" if kind == "0" else kind, int(number), int(index))
+            side, number, index = match.groups(default="0")
+            block = Block("middle" if side == "0" else side, int(number), int(index))
             outputs.setdefault(block, []).append(shape[0])
-            if rest == "linear.weight":
-                tokens.append(shape[-1])
-    text = [*shapes.get("position_net.null_positive_feature", ())]
-    position = fourier_width(4)
-    inputs = shapes.get("position_net.linears.0.weight", ())[1:]
-    text += [n - position for n in inputs if n > position]
-    if not text or not tokens:
-        raise GligenError(
-            f"{name} holds gated layers but not the tokenizer of text boxes (position_net) that "
-            "they need: choose a file of the whole model."
-        )
-    order = sorted(outputs, key=lambda block: (KINDS.index(block.kind), *block[1:]))
-    widths = {block: _most(outputs[block]) for block in order}
-    return widths, _most(tokens), _most(text)
+            if rest in from_tokens:
+                tokens += vote(shapes, key, 2, 1)
+    order = sorted(outputs, key=lambda block: (SIDES.index(block.kind), *block[1:]))
+    return {block: agreed(outputs[block], 1) for block in order}, agreed(tokens, 1)
 
 
-def _most(votes: Iterable[int]) -> int:
-    return Counter(votes).most_common(1)[0][0]
-
-
-def _shapes(gligen: Gligen) -> dict[str, tuple[int, ...]]:
-    """Shapes of its weights by the authors' names."""
-    modules = {"position_net": gligen.position_net}
-    modules |= {block.key: gligen.layer(block) for block in gligen.widths}
-    return {
-        f"{prefix}.{name}": tuple(weight.shape)
-        for prefix, module in modules.items()
-        for name, weight in module.state_dict().items()
-    }
-
-
-def _check(shapes: Mapping, expected: Mapping, name: str) -> None:
+def _check(shapes: Shapes, expected: Shapes, name: str, kind: Kind) -> None:
     wrong = [
         f"{key} is {list(shape)} and not {list(expected[key])}"
         for key, shape in shapes.items()
@@ -218,6 +226,6 @@ def _check(shapes: Mapping, expected: Mapping, name: str) -> None:
     ]
     if told:
         raise GligenError(
-            f"{name} does not hold a complete text-box GLIGEN. Its tensors: {'; '.join(told)}. "
+            f"{name} does not hold a complete {kind} GLIGEN. Its tensors: {'; '.join(told)}. "
             "Download it again, or choose another file."
         )

@@ -1,15 +1,27 @@
 """A GLIGEN model: one tokenizer of grounding inputs and one gated layer for each block it grounds.
 
-Original: the `fuser` of `BasicTransformerBlock` in ldm/modules/attention.py and the `position_net` of
-`UNetModel` in ldm/modules/diffusionmodules/openaimodel.py of gligen/GLIGEN.
+Original: the `fuser` of `BasicTransformerBlock` in ldm/modules/attention.py and the `position_net` and
+`downsample_net` of `UNetModel` in ldm/modules/diffusionmodules/openaimodel.py of gligen/GLIGEN.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
-from .gated import GatedSelfAttention
+from .first_conv import FirstConv
+from .gated import GatedLayer, GatedSelfAttention
+from .gated_cross import GatedCrossAttention
+from .gated_grid import GatedGridAttention
+
+if TYPE_CHECKING:
+    from .kinds import Kind
+
+FUSERS = {
+    "gatedSA": GatedSelfAttention,
+    "gatedSA2": GatedGridAttention,
+    "gatedCA": GatedCrossAttention,
+}
 
 
 class Block(NamedTuple):
@@ -31,20 +43,34 @@ class Block(NamedTuple):
 
 class Gligen(nn.Module):
     """tokenizer: makes grounding tokens, width D. widths: C of each grounded block, in the order in
-    which the UNet runs them. operations: where Linear and LayerNorm come from."""
+    which the UNet runs them. operations: where Linear and LayerNorm come from. fuser: the gated layers'
+    kind, of `FUSERS`. first_conv: takes the place of the UNet's, where there is one. kind: what it is
+    grounded by, where that is known."""
 
     def __init__(
-        self, tokenizer: nn.Module, token_width: int, widths: Mapping[Block, int], operations=nn
+        self,
+        tokenizer: nn.Module,
+        token_width: int,
+        widths: Mapping[Block, int],
+        operations=nn,
+        fuser: str = "gatedSA",
+        first_conv: FirstConv | None = None,
+        kind: "Kind | None" = None,
     ):
         super().__init__()
         self.position_net = tokenizer
         self.token_width = token_width
         self.widths = dict(widths)
+        self.fuser = fuser
+        self.first_conv = first_conv
+        self.kind = kind
         self.fusers = nn.ModuleDict(
-            {str(b).replace(".", "_"): GatedSelfAttention(c, token_width, operations)
-             for b, c in self.widths.items()}
-        )  # fmt: skip
+            {
+                str(block).replace(".", "_"): FUSERS[fuser](width, token_width, operations)
+                for block, width in self.widths.items()
+            }
+        )
         self._layers = dict(zip(self.widths, self.fusers.values(), strict=True))
 
-    def layer(self, block: Block) -> GatedSelfAttention:
+    def layer(self, block: Block) -> GatedLayer:
         return self._layers[block]

@@ -7,6 +7,7 @@ its own, so the file is neither mapped nor kept open.
 
 import io
 import json
+import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
 from operator import index
@@ -60,16 +61,32 @@ def tensors_in(path: Path) -> dict[str, Stored]:
     Raises GligenError where the file cannot be opened, is no model, is damaged, or is a pickle that
     asks for more than tensors and settings.
     """
+    return _read(path, _in_safetensors, _in_zip, _in_legacy)
+
+
+def metadata_in(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing of other files. Raises as `tensors_in` does."""
+    return _read(path, _metadata, lambda file: {}, lambda file: {})
+
+
+def strings_in(path: Path) -> list[str]:
+    """The texts in a file of torch.save, each once, such as those of a configuration; none of other
+    files. Raises as `tensors_in` does."""
+    return _read(path, lambda file: [], _strings_in_zip, _strings_in_legacy)
+
+
+def _read(path: Path, from_safetensors, from_zip, from_legacy):
+    """What the one for the file's format makes of the open file."""
     try:
         with path.open("rb") as file:
             head = file.read(64)
             file.seek(0)
             if head[8:9] == b"{":
-                return dict(_in_safetensors(file, path))
+                return from_safetensors(file)
             if head.startswith(b"PK\x03\x04"):
-                return dict(_in_zip(file))
+                return from_zip(file)
             if head.startswith(b"\x80"):
-                return dict(_in_legacy(file))
+                return from_legacy(file)
     except (GligenError, OSError) as error:
         raise _named(error, path) from error
     except Exception as error:  # whatever the bytes of a damaged or hostile file lead to
@@ -108,37 +125,61 @@ def _what(head: bytes) -> str:
     return "neither a safetensors file nor a PyTorch checkpoint"
 
 
-def _in_safetensors(file: BinaryIO, path: Path) -> Iterator[tuple[str, Stored]]:
-    with safe_open(path, framework="pt"):
+def _in_safetensors(file: BinaryIO) -> dict[str, Stored]:
+    with safe_open(file.name, framework="pt"):
         pass  # it has now checked the header, and that the data is all there
+    header, data = _header(file)
+    return {name: _entry(entry, data) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _metadata(file: BinaryIO) -> dict[str, str]:
+    return _header(file)[0].get("__metadata__", {})
+
+
+def _header(file: BinaryIO) -> tuple[dict, int]:
+    """The header, and where the data begins after it."""
     size = int.from_bytes(file.read(8), "little")
-    for name, entry in json.loads(file.read(size)).items():
-        if name != "__metadata__":
-            shape = tuple(entry["shape"])
-            stride = torch.empty(shape, device="meta").stride()
-            dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
-            yield name, Stored(dtype, shape, stride, 8 + size + entry["data_offsets"][0])
+    return json.loads(file.read(size)), 8 + size
 
 
-def _in_zip(file: BinaryIO) -> Iterator[tuple[str, Stored]]:
+def _entry(entry: dict, data: int) -> Stored:
+    shape = tuple(entry["shape"])
+    stride = torch.empty(shape, device="meta").stride()
+    dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
+    return Stored(dtype, shape, stride, data + entry["data_offsets"][0])
+
+
+def _in_zip(file: BinaryIO) -> dict[str, Stored]:
+    root, records = _records(file)
+    unpickler = Unpickler(io.BytesIO(_content(file, records[f"{root}data.pkl"])))
+    saved = unpickler.load()
+    places = {key: _place(file, records[f"{root}data/{key}"]) for key in unpickler.storages}
+    return dict(_stored(saved, places, file.seek(0, io.SEEK_END)))
+
+
+def _strings_in_zip(file: BinaryIO) -> list[str]:
+    root, records = _records(file)
+    return _strings(io.BytesIO(_content(file, records[f"{root}data.pkl"])))
+
+
+def _records(file: BinaryIO) -> tuple[str, dict[str, zipfile.ZipInfo]]:
+    """The folder that a model is in, and all records of an archive by their names."""
     with zipfile.ZipFile(file) as archive:
         records = {info.filename: info for info in archive.infolist()}
     pickled = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if not pickled:
         raise GligenError("is a zip archive without a model in it: unpack it first.")
     root = pickled[0].removesuffix("data.pkl")
-
-    def content(name: str) -> bytes:
-        start, size = _place(file, records[name])
-        file.seek(start)
-        return file.read(size)
-
-    if f"{root}byteorder" in records and content(f"{root}byteorder") != b"little":
+    order = f"{root}byteorder"
+    if order in records and _content(file, records[order]) != b"little":
         raise GligenError("was saved on a big-endian computer: save it again on another.")
-    unpickler = Unpickler(io.BytesIO(content(pickled[0])))
-    saved = unpickler.load()
-    places = {key: _place(file, records[f"{root}data/{key}"]) for key in unpickler.storages}
-    yield from _stored(saved, places, file.seek(0, io.SEEK_END))
+    return root, records
+
+
+def _content(file: BinaryIO, record: zipfile.ZipInfo) -> bytes:
+    start, size = _place(file, record)
+    file.seek(start)
+    return file.read(size)
 
 
 def _place(file: BinaryIO, record: zipfile.ZipInfo) -> tuple[int, int]:
@@ -151,7 +192,7 @@ def _place(file: BinaryIO, record: zipfile.ZipInfo) -> tuple[int, int]:
     return record.header_offset + 30 + skip, record.file_size
 
 
-def _in_legacy(file: BinaryIO) -> Iterator[tuple[str, Stored]]:
+def _in_legacy(file: BinaryIO) -> dict[str, Stored]:
     if Unpickler(file).load() != LEGACY_MAGIC:
         raise GligenError("is a pickle, but not one of PyTorch: download the model's own file.")
     for _ in ("protocol", "system"):
@@ -163,7 +204,18 @@ def _in_legacy(file: BinaryIO) -> Iterator[tuple[str, Stored]]:
         size = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
         places[key] = (file.tell(), size)
         file.seek(size, io.SEEK_CUR)
-    yield from _stored(saved, places, file.seek(0, io.SEEK_END))
+    return dict(_stored(saved, places, file.seek(0, io.SEEK_END)))
+
+
+def _strings_in_legacy(file: BinaryIO) -> list[str]:
+    for _ in ("magic number", "protocol", "system"):
+        _strings(file)
+    return _strings(file)
+
+
+def _strings(file: BinaryIO) -> list[str]:
+    """Those in the pickle at the file's place, in order, with none of it run."""
+    return [*dict.fromkeys(arg for _, arg, _ in pickletools.genops(file) if isinstance(arg, str))]
 
 
 def _stored(

@@ -11,9 +11,7 @@ from unittest import mock
 import torch
 from gligen_pack.gligen_ops.model import Block
 from safetensors.torch import save_file
-
-HIDDEN = 512
-POSITION = 64
+from tensors import Tensors
 
 
 def _blocks(*parts):
@@ -49,41 +47,50 @@ def scaled(widths, divisor):
     return {block: width // divisor for block, width in widths.items()}
 
 
+PARTS = {
+    "text box": ("box",),
+    "text and image box": ("text image",),
+    "keypoints": ("keypoint",),
+    "hed map": ("map", "hed"),
+    "canny map": ("map", 1, 4),
+    "depth map": ("map", 1, 4),
+    "normal map": ("map", 3, 4),
+    "semantic map": ("map", 152, 16),
+    "text box inpainting": ("box", "inpainting"),
+    "text and image box inpainting": ("text image", "inpainting"),
+}
+"""By kind: the tokenizer, and what the first convolution takes: nothing, a name, or the channels of
+the map and of the layer after it."""
+
+
 def random_text_box_tensors(
     widths, token_width=768, text_width=768, seed=0, gate=0.5, dtype=torch.float32
 ):
     """Tensors of a text-box GLIGEN by the authors' names. gate: γ of both gates, before tanh."""
-    generator = torch.Generator().manual_seed(seed)
+    return random_tensors("text box", widths, token_width, text_width, seed, gate, dtype)
 
-    def random(*shape):
-        return torch.randn(shape, generator=generator) / shape[-1] ** 0.5
 
-    tensors = {}
-
-    def linear(name, inputs, outputs, bias=True):
-        tensors[f"{name}.weight"] = random(outputs, inputs)
-        if bias:
-            tensors[f"{name}.bias"] = random(outputs)
-
+def random_tensors(
+    kind, widths, token_width=768, feature_width=768, seed=0, gate=0.5, dtype=torch.float32,
+    fuser="gatedSA",
+):  # fmt: skip
+    """Tensors of a GLIGEN of any kind by the authors' names. feature_width: of what the tokenizer is
+    given, or of ConvNeXt's last stage."""
+    make = Tensors(seed)
     for block, width in widths.items():
-        prefix = _authors_prefix(block)
-        linear(f"{prefix}.linear", token_width, width)
-        for projection in ("to_q", "to_k", "to_v"):
-            linear(f"{prefix}.attn.{projection}", width, width, bias=False)
-        linear(f"{prefix}.attn.to_out.0", width, width)
-        linear(f"{prefix}.ff.net.0.proj", width, 8 * width)
-        linear(f"{prefix}.ff.net.2", 4 * width, width)
-        for norm in ("norm1", "norm2"):
-            tensors[f"{prefix}.{norm}.weight"] = 1 + random(width)
-            tensors[f"{prefix}.{norm}.bias"] = random(width)
-        for alpha in ("alpha_attn", "alpha_dense"):
-            tensors[f"{prefix}.{alpha}"] = torch.tensor(float(gate))
-    linear("position_net.linears.0", text_width + POSITION, HIDDEN)
-    linear("position_net.linears.2", HIDDEN, HIDDEN)
-    linear("position_net.linears.4", HIDDEN, token_width)
-    tensors["position_net.null_positive_feature"] = random(text_width)
-    tensors["position_net.null_position_feature"] = random(POSITION)
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        make.gated_layer(_authors_prefix(block), width, token_width, gate, fuser)
+    tokenizer, *extra = PARTS[kind]
+    getattr(make, tokenizer.replace(" ", "_"))(token_width, feature_width)
+    if kind == "semantic map":
+        make.weights("position_net.in_conv", 3, 152, 3, 3)
+    channels = {(): 4, ("hed",): 5, ("inpainting",): 9}.get((*extra,), 12)
+    if channels == 12:
+        inputs, hidden = extra
+        make.weights("downsample_net.layers.0", hidden, inputs, 4, 4)
+        make.weights("downsample_net.layers.2", 8, hidden, 4, 4)
+    if channels > 4:
+        make.weights("input_blocks.0.0", next(iter(widths.values())), channels, 3, 3)
+    return {name: tensor.to(dtype) for name, tensor in make.tensors.items()}
 
 
 def _authors_prefix(block):
@@ -112,10 +119,10 @@ def _diffusers_name(name):
     return f"{place}.transformer_blocks.{rest}"
 
 
-def rest_of_unet(first_conv=4):
+def rest_of_unet():
     """A few of the tensors that a whole UNet has beside GLIGEN's."""
     return {
-        "input_blocks.0.0.weight": torch.zeros(8, first_conv, 3, 3),
+        "input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
         "input_blocks.0.0.bias": torch.zeros(8),
         "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": torch.zeros(8, 8),
         "middle_block.1.transformer_blocks.0.norm1.weight": torch.zeros(8),
@@ -135,10 +142,11 @@ def save_full(path, tensors, prefix="model.diffusion_model."):
     save_file({f"{prefix}{name}": t for name, t in tensors.items()} | vae, path)
 
 
-def save_authors(path, tensors, first_conv=4, config=True, **kwargs):
-    """As the authors' training leaves them. kwargs: of torch.save."""
+def save_authors(path, tensors, config=True, net="text", fuser="gatedSA", **kwargs):
+    """As the authors' training leaves them. net: of which the configuration speaks, as in
+    `text_grounding_net`. kwargs: of torch.save."""
     whole = {
-        "model": OrderedDict(rest_of_unet(first_conv) | tensors),
+        "model": OrderedDict(rest_of_unet() | tensors),
         "autoencoder": {"encoder.conv_in.weight": torch.zeros(8, 3, 3, 3)},
         "text_encoder": {"transformer.position_ids": torch.arange(77)},
         "diffusion": {"betas": torch.zeros(1000, dtype=torch.float64)},
@@ -147,8 +155,21 @@ def save_authors(path, tensors, first_conv=4, config=True, **kwargs):
     }
     with fake_omegaconf() as omegaconf:
         if config:
-            whole["config_dict"] = omegaconf(model={"target": "ldm.UNetModel"}, seed=3).__dict__
+            whole["config_dict"] = omegaconf(model=_model(net, fuser), seed=3).__dict__
         torch.save(whole, path, **kwargs)
+
+
+def _model(net, fuser):
+    """The authors' configuration of a model, shortened."""
+    package = "ldm.modules.diffusionmodules"
+    return {
+        "target": f"{package}.openaimodel.UNetModel",
+        "params": {
+            "transformer_depth": 1,
+            "fuser_type": fuser,
+            "grounding_tokenizer": {"target": f"{package}.{net}_grounding_net.PositionNet"},
+        },
+    }
 
 
 def save_diffusers(path, tensors):

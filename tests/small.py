@@ -60,15 +60,17 @@ def gligen_tensors(
     widths, token_width: int = 768, text_width: int = 768, gate: float = 0.8, seed=1
 ):
     """A text-box GLIGEN of random weights, by the authors' names."""
-    from gligen_pack.gligen_ops.box_tokens import BoxTokenizer
-    from gligen_pack.gligen_ops.model import Gligen
+    from files import random_text_box_tensors
 
-    gligen = Gligen(BoxTokenizer(text_width, token_width), token_width, widths)
-    randomise(gligen, seed, gate)
-    tensors = {f"position_net.{k}": v for k, v in gligen.position_net.state_dict().items()}
-    for block in widths:
-        tensors |= {f"{block.key}.{k}": v for k, v in gligen.layer(block).state_dict().items()}
-    return tensors
+    return random_text_box_tensors(widths, token_width, text_width, seed, gate)
+
+
+def gligen(tensors: dict, name: str = "random.safetensors", told=()):
+    """GLIGEN: these tensors as the pack's loader gives them."""
+    from gligen_pack.gligen_ops.checkpoint import checkpoint_of
+    from gligen_pack.nodes import seat
+
+    return seat.from_checkpoint(checkpoint_of(tensors, name, told))
 
 
 def conditioning(seed: int, width: int = 768, **extra):

@@ -12,7 +12,6 @@ from files import (
     SD21_WIDTHS,
     SDXL_WIDTHS,
     random_text_box_tensors,
-    rest_of_unet,
     save_authors,
     save_diffusers,
     save_full,
@@ -22,7 +21,7 @@ from files import (
 )
 from gligen_pack.gligen_ops.checkpoint import (
     build_gligen,
-    kind_of,
+    checkpoint_of,
     load_gligen,
     read_gligen,
     state_dict_of,
@@ -71,7 +70,7 @@ LAYOUTS = {
 def test_every_layout_gives_the_same_tensors(tmp_path, tensors, name, dtype):
     tensors = {key: tensor.to(dtype) for key, tensor in tensors.items()}
     LAYOUTS[name](tmp_path / name, tensors)
-    assert same(read_gligen(tmp_path / name), tensors)
+    assert same(read_gligen(tmp_path / name).tensors, tensors)
 
 
 @pytest.mark.parametrize("widths", [SD21_WIDTHS, SDXL_WIDTHS], ids=["sd21", "sdxl"])
@@ -79,14 +78,14 @@ def test_other_unets_in_the_layout_of_diffusers(tmp_path, widths):
     widths = scaled(widths, 80)
     tensors = random_text_box_tensors(widths, token_width=32, text_width=28)
     save_diffusers(tmp_path / "model.safetensors", tensors)
-    assert same(read_gligen(tmp_path / "model.safetensors"), tensors)
+    assert same(read_gligen(tmp_path / "model.safetensors").tensors, tensors)
     gligen = load_gligen(str(tmp_path / "model.safetensors"))
     assert list(gligen.widths.items()) == list(widths.items())
 
 
 def test_a_part_stands_for_all_of_them(tmp_path, tensors):
     first = save_shards(tmp_path / "diffusion_pytorch_model.safetensors", tensors)
-    assert same(read_gligen(first), tensors)
+    assert same(read_gligen(first).tensors, tensors)
     second = first.with_name(first.name.replace("00001-", "00002-"))
     second.unlink()
     with pytest.raises(GligenError, match="model-00002-of-00003.safetensors cannot be opened"):
@@ -129,17 +128,18 @@ def test_loaded_weights(tmp_path, tensors):
     layer = gligen.layer(Block("input", 1, 0))
     assert torch.equal(layer.ff.net[2].weight, half[f"{FUSER}.ff.net.2.weight"])
     assert same(gligen.state_dict(), state_dict_of(gligen, half))
+    assert all(p.dtype == torch.float16 for p in gligen.parameters())
 
 
 def test_blocks_are_in_the_order_of_the_unet(tensors):
-    gligen = build_gligen(dict(sorted(tensors.items(), reverse=True)))
+    gligen = build_gligen(checkpoint_of(dict(sorted(tensors.items(), reverse=True))))
     assert list(gligen.widths) == list(WIDTHS)
 
 
 def test_tensors_outlive_the_file(tmp_path, tensors):
     path = tmp_path / "model.bin"
     save_authors(path, tensors)
-    read = read_gligen(path)
+    read = read_gligen(path).tensors
     path.write_bytes(b"\xff" * path.stat().st_size)
     assert same(read, tensors)
 
@@ -149,18 +149,20 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import conftest
-from gligen_pack.gligen_ops.checkpoint import read_gligen
+from gligen_pack.gligen_ops.checkpoint import load_gligen, read_gligen
 
 def status(what):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024
 
+load_gligen(sys.argv[2])  # for the modules that this imports
 held = []
 for path in sys.argv[2:]:
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS")
-    held.append(read_gligen(path))
-    print(status("VmHWM") - before, sum(t.nbytes for t in held[-1].values()))
+    for read in (lambda path: read_gligen(path).tensors, lambda path: load_gligen(path).state_dict()):
+        Path("/proc/self/clear_refs").write_text("5")
+        before = status("VmRSS")
+        held.append(read(path))
+        print(status("VmHWM") - before, sum(t.nbytes for t in held[-1].values()))
 """
 
 
@@ -178,7 +180,7 @@ def test_memory_is_that_of_what_is_kept(tmp_path):
     for line in run.stdout.splitlines():
         peak, kept = map(int, line.split())
         assert kept > 2**25
-        assert peak < 1.2 * kept + 2**24
+        assert peak < 1.2 * kept + 2**24, run.stdout
 
 
 class Calls:
@@ -214,7 +216,7 @@ def test_nothing_in_a_pickle_runs(tmp_path, tensors, function, format, protocol)
 
 def refusal(path):
     with pytest.raises(GligenError) as error:
-        build_gligen(read_gligen(path), name=path.name)
+        build_gligen(read_gligen(path))
     message = str(error.value)
     assert message.startswith(path.name) and message.endswith(".") and "\n" not in message
     return message
@@ -284,7 +286,7 @@ def test_views_of_one_storage(tmp_path, tensors):
     name = f"{FUSER}.attn.to_q.weight"
     views = tensors | {name: torch.stack([tensors[name], tensors[name].T])[1].T}
     torch.save(views, tmp_path / "views.bin")
-    assert same(read_gligen(tmp_path / "views.bin"), tensors)
+    assert same(read_gligen(tmp_path / "views.bin").tensors, tensors)
 
 
 def test_an_ordinary_stable_diffusion(tmp_path):
@@ -316,23 +318,23 @@ def test_one_tensor_wrong(tensors, part):
     name = f"{FUSER}.{part}"
     rest = {key: tensor for key, tensor in tensors.items() if key != name}
     with pytest.raises(GligenError, match=f"1 missing .{name}"):
-        build_gligen(rest)
+        build_gligen(checkpoint_of(rest))
     with pytest.raises(GligenError, match=f"1 of the wrong shape .{name} is"):
-        build_gligen(rest | {name: torch.zeros(3, 5, 7)})
+        build_gligen(checkpoint_of(rest | {name: torch.zeros(3, 5, 7)}))
     with pytest.raises(GligenError, match=f"1 unexpected .{name}.too"):
-        build_gligen(tensors | {f"{name}.too": torch.zeros(3)})
+        build_gligen(checkpoint_of(tensors | {f"{name}.too": torch.zeros(3)}))
 
 
 def test_tensors_at_odd_places(tensors):
     odd = "input_blocks.1.0.transformer_blocks.0.fuser.linear.weight"
     with pytest.raises(GligenError, match=f"1 unexpected .{odd}"):
-        build_gligen(tensors | {odd: torch.zeros(8, 24)})
+        build_gligen(checkpoint_of(tensors | {odd: torch.zeros(8, 24)}))
 
 
 def test_gated_layers_without_tokenizer(tmp_path, tensors):
     fusers = {name: t for name, t in tensors.items() if "fuser" in name}
     save_pruned(tmp_path / "fusers.safetensors", fusers)
-    assert "not the tokenizer of text boxes (position_net)" in refusal(
+    assert "not the tokenizer of the grounding (position_net)" in refusal(
         tmp_path / "fusers.safetensors"
     )
 
@@ -348,42 +350,3 @@ def test_quantized_to_integers(tmp_path, tensors):
     for name in ("int8.safetensors", "int8.bin"):
         save_diffusers(tmp_path / name, quantized)
         assert "quantized" in refusal(tmp_path / name)
-
-
-OTHER_KINDS = {
-    "a keypoint GLIGEN": {"position_net.person_embeddings": (8, 24)},
-    "a text-and-image-box GLIGEN": {"position_net.linears_text.0.weight": (512, 84)},
-    "a spatial-map GLIGEN": {"position_net.convnext_tiny_backbone.stages.0.0.gamma": (8,)},
-    "an inpainting GLIGEN": {"input_blocks.0.0.weight": (8, 9, 3, 3)},
-}
-
-
-@pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_other_kinds(tmp_path, tensors, kind):
-    tokenizer = {} if "inpainting" in kind else {name for name in tensors if "position_net" in name}
-    other = {name: t for name, t in tensors.items() if name not in tokenizer}
-    other |= {name: torch.zeros(shape) for name, shape in OTHER_KINDS[kind].items()}
-    save_authors(tmp_path / "other.bin", other, first_conv=9 if "inpainting" in kind else 4)
-    message = refusal(tmp_path / "other.bin")
-    assert f"other.bin holds {kind}; this loader reads text-box models" in message
-    assert kind_of({name: t.shape for name, t in other.items()}) in kind
-
-
-def test_spatial_maps_by_their_downsampler(tmp_path, tensors):
-    other = tensors | {"downsample_net.layers.0.weight": torch.zeros(4, 1, 4, 4)}
-    save_authors(tmp_path / "canny.bin", other, first_conv=12)
-    assert "holds a spatial-map GLIGEN" in refusal(tmp_path / "canny.bin")
-    read = read_gligen(tmp_path / "canny.bin")
-    assert read["input_blocks.0.0.weight"].shape[1] == 12
-    assert read.keys() - other.keys() == rest_of_unet().keys() & {
-        "input_blocks.0.0.weight",
-        "input_blocks.0.0.bias",
-    }
-
-
-def test_gated_cross_attention(tmp_path, tensors):
-    other = {name: t for name, t in tensors.items() if ".fuser.linear." not in name}
-    for name in [name for name in other if name.endswith((".to_k.weight", ".to_v.weight"))]:
-        other[name] = torch.zeros(len(other[name]), 24)
-    save_pruned(tmp_path / "ca.safetensors", other)
-    assert "a cross-attention (gatedCA) GLIGEN" in refusal(tmp_path / "ca.safetensors")

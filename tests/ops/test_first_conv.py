@@ -1,0 +1,81 @@
+"""The first convolution and what it takes beside the latent, against the formulas in float64."""
+
+import pytest
+import reference
+import small
+import torch
+from gligen_pack.gligen_ops.entity import Inpainting, SpatialMap
+from gligen_pack.gligen_ops.first_conv import FirstConv
+from gligen_pack.gligen_ops.kinds import KINDS
+from reference import relative
+from torch.nn import functional as F
+
+KIND = {kind.name: kind for kind in KINDS}
+CHANNELS = {"canny map": 3, "depth map": 3, "normal map": 3, "semantic map": 152}
+SIZES = [(64, 64), (64, 96), (40, 24)]
+
+
+def make(name):
+    torch.manual_seed(1)
+    conv = FirstConv(16, KIND[name].extra(operations=torch.nn))
+    return small.randomise(conv, seed=2).requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_maps_at_the_authors_size_are_downsampled_as_they_do(name):
+    first_conv = make(name)
+    picture = torch.rand(CHANNELS[name], 200, 300) * 2 - 1
+    state = {k: v.double() for k, v in first_conv.state_dict().items()}
+    mode = "nearest" if name == "semantic map" else "bicubic"
+    seen = picture[:1] if name in ("canny map", "depth map") else picture
+    expected = reference.downsampled(state, seen[None].double(), mode)
+    extra = first_conv.extra(SpatialMap(picture), (64, 64))
+    assert extra.shape == (1, 8, 64, 64)
+    assert relative(extra, expected) < 1e-5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_soft_edges_are_resized_to_the_latent(size):
+    picture = torch.rand(3, 512, 512)
+    extra = make("hed map").extra(SpatialMap(picture), size)
+    expected = F.interpolate(picture[None, :1].double(), size, mode="bicubic")
+    assert extra.shape == (1, 1, *size)
+    assert relative(extra, expected) < 1e-5
+
+
+def test_soft_edges_have_no_weights():
+    assert make("hed map").state_dict().keys() == {"conv.weight", "conv.bias"}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("size", SIZES)
+def test_extra_channels_are_of_the_latents_size(name, size):
+    picture = torch.rand(CHANNELS[name], 50, 30)
+    assert make(name).extra(SpatialMap(picture), size).shape == (1, 8, *size)
+
+
+@pytest.mark.parametrize("name", ["text box inpainting", "text and image box inpainting"])
+def test_inpainting_is_told_what_is_known_and_where(name):
+    known, mask = torch.randn(1, 4, 24, 40), torch.zeros(1, 1, 24, 40)
+    mask[..., :10] = 1
+    extra = make(name).extra(Inpainting(known, mask), (24, 40))
+    assert torch.equal(extra[:, :4], known * mask)
+    assert torch.equal(extra[:, 4:], mask)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_convolution_is_over_the_latent_and_then_the_extra_channels(batch):
+    first_conv = make("canny map")
+    x, extra = torch.randn(3, 4, 24, 40), torch.randn(batch, 8, 24, 40)
+    weight, bias = first_conv.conv.weight.double(), first_conv.conv.bias.double()
+    both = torch.cat([x, extra.expand(3, -1, -1, -1)], dim=1).double()
+    expected = F.conv2d(both, weight, bias, padding=1)
+    out = first_conv(x, extra)
+    assert out.shape == (3, 16, 24, 40)
+    assert relative(out, expected) < 1e-5
+
+
+def test_the_extra_channels_follow_the_latents_dtype():
+    first_conv = make("hed map").double()
+    out = first_conv(torch.randn(2, 4, 8, 8).double(), torch.randn(1, 1, 8, 8))
+    assert out.dtype == torch.float64
