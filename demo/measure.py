@@ -53,7 +53,7 @@ class Demo:
 
         prompt = self.encode(" and ".join(t.phrase for t in scene.things))
         boxes = [PhraseBox(t.phrase, Box(*t.box)) for t in scene.things]
-        positive = ground_boxes(prompt, self.gligen, self.clip, boxes)
+        positive = ground_boxes(prompt, self.gligen, self.clip, [boxes])
         latent = {"samples": torch.zeros(1, 4, 16, 16)}
         (out,) = GligenKSampler.execute(
             self.model, seed, STEPS, cfg, SAMPLER, SCHEDULER, positive, self.negative, latent,

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..gligen_ops.entity import Box, PhraseBox
 from ..gligen_ops.errors import GligenError
-from .linked_boxes import SIZES, four_numbers, label, phrase_of, read_link, short
+from .linked_boxes import SIZES, four_numbers, frames_of, label, phrase_of, read_link, short
 
 LINE_HELP = (
     "Write one box a line as phrase: x, y, width, height, in fractions of the image from 0 to 1 "
@@ -22,21 +22,24 @@ Named = tuple[str, str]
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
-def boxes_from_text(text: str) -> list[PhraseBox]:
-    """The boxes of the text widget: JSON, or one `phrase: x, y, width, height` a line."""
-    return gather_boxes(text)
+def gather_frames(
+    text: str, link: Any = None, width: int = 1, height: int = 1
+) -> list[list[PhraseBox]]:
+    """Of each image of a batch the linked boxes, in pixels of width × height or elements, then those of
+    the text, which are in every image; lines without numbers name linked boxes in order."""
+    links = frames_of(link)
+    frames, problems = [], []
+    for number, one in enumerate(links, start=1):
+        try:
+            frames.append(_gather(text, one, width, height, spare_phrases=len(links) > 1))
+        except GligenError as error:
+            problems.append(f"Image {number} of the batch: {error}" if links[1:] else str(error))
+    if problems:
+        raise GligenError("\n".join(problems))
+    return frames
 
 
-def boxes_from_link(value: Any, width: int, height: int) -> list[PhraseBox]:
-    """The boxes of a BOUNDING_BOX value (pixels of `width` x `height`) or of elements."""
-    return gather_boxes("", value, width, height)
-
-
-def gather_boxes(text: str, link: Any = None, width: int = 1, height: int = 1) -> list[PhraseBox]:
-    """Linked boxes, then those of the text; lines without numbers name linked boxes in order.
-
-    Of several frames (a detector gives one an image) the first is used.
-    """
+def _gather(text: str, link: Any, width: int, height: int, spare_phrases: bool) -> list[PhraseBox]:
     text_problems: list[str] = []
     link_problems: list[str] = []
     if text.lstrip()[:1] in ("[", "{"):
@@ -50,7 +53,9 @@ def gather_boxes(text: str, link: Any = None, width: int = 1, height: int = 1) -
         "set them to the size of the picture that the boxes were made on."
     )
     if not link_problems:
-        linked = _named(linked, phrases, text_problems, link_problems)
+        unused: list[str] = []
+        linked = _named(linked, phrases, unused, link_problems)
+        text_problems += [] if spare_phrases else unused
         link_help = "Type their phrases in text, one a line, in the order of the boxes."
     message = _section("text", text_problems, text_help)
     message += _section("boxes", link_problems, link_help)

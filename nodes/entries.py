@@ -1,14 +1,16 @@
-"""The boxes inside a CONDITIONING, as the host keeps them.
+"""The entities inside a CONDITIONING, under the host's own key.
 
-An entry is the host's tuple (phrase feature [1, F], height, width, y, x), in latent pixels. This pack
-writes the same tuple with fractions of the image in place of pixels, which hold at any size.
+    cond["gligen"] = ("position", GLIGEN, entries)
+
+An entry of the host's nodes is a tuple (phrase feature [1, F], height, width, y, x) in latent pixels, for
+the GLIGEN beside it. One of this pack belongs to a GLIGEN of its own, may be another entity in each frame
+of a batch, and is, for the host, the same tuple with fractions of the image in place of pixels.
 """
 
-import torch
-from torch import Tensor
-
-from ..gligen_ops.entity import Box, PhraseBox
+from ..gligen_ops.entity import Box, Entity
 from ..gligen_ops.errors import GligenError
+
+KEY = "gligen"
 
 
 class Fraction(float):
@@ -22,43 +24,62 @@ class Fraction(float):
 
 
 class Entry(tuple):
-    """The host's tuple for one box, in fractions, with its phrase."""
+    """gligen: the ModelPatcher of a seat. frames: what is grounded in each frame of a batch, None where
+    nothing new is; one frame stands for all. strength: of its grounding, 0 and up."""
 
-    phrase: str
-
-    def __new__(cls, feature: Tensor, entity: PhraseBox) -> "Entry":
-        box = entity.box
-        size_and_corner = (box.y1 - box.y0, box.x1 - box.x0, box.y0, box.x0)
-        entry = super().__new__(cls, (feature, *map(Fraction, size_and_corner)))
-        entry.phrase = entity.phrase
+    def __new__(cls, gligen, frames: list, strength: float = 1.0) -> "Entry":
+        entry = super().__new__(cls, _host_tuple(frames[0]))
+        entry.gligen, entry.frames, entry.strength = gligen, frames, strength
         return entry
 
+    def of(self, gligen) -> "Entry":
+        """The same for another GLIGEN."""
+        return Entry(gligen, self.frames, self.strength)
 
-def box_of(entry: tuple, height: int, width: int) -> Box:
-    """The box of an entry on a latent of height × width."""
-    _, h, w, y, x = entry
-    return Box(x / width, y / height, (x + w) / width, (y + h) / height)
+    def at(self, frame: int):
+        """What is grounded in a frame: the last that there was up to it, or None."""
+        known = [f for f in self.frames[: frame + 1] if f is not None]
+        return known[-1] if known else None
 
 
-def check_count(count: int, slots: int) -> None:
-    if count > slots:
+def _host_tuple(entity) -> tuple:
+    if not isinstance(entity, Entity) or entity.text is None:
+        return ()
+    box = entity.box
+    lengths = (box.y1 - box.y0, box.x1 - box.x0, box.y0, box.x0)
+    return (entity.text[None], *map(Fraction, lengths))
+
+
+def entries_of(cond: dict) -> list[Entry]:
+    """The entries of a conditioning, those of other packs' nodes made ones of this pack."""
+    if cond.get(KEY) is None:
+        return []
+    kind, gligen, entries = cond[KEY]
+    if kind == "position_batched":  # KJNodes: for each frame its boxes
+        count = max(map(len, entries), default=0)
+        boxes = [[f[i] if i < len(f) else None for f in entries] for i in range(count)]
+        return [Entry(gligen, frames) for frames in boxes]
+    if kind != "position":
         raise GligenError(
-            f"This GLIGEN model grounds at most {slots} boxes, and the conditioning carries {count}. "
-            f"Remove {count - slots}."
+            f'conditioning: it carries GLIGEN boxes of a kind ("{kind}") that this pack does not know. '
+            "Make them with the GLIGEN Text Box or GLIGEN Text Boxes node."
         )
+    return [e if isinstance(e, Entry) else Entry(gligen, [e]) for e in entries]
 
 
-def tokenizer_inputs(
-    entries: list[tuple], height: int, width: int, slots: int, text_width: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the tokenizer takes, for a batch of one: boxes [1, slots, 4], mask [1, slots] and phrase
-    features [1, slots, F], on the CPU in float32."""
-    check_count(len(entries), slots)
-    boxes, mask = torch.zeros(1, slots, 4), torch.zeros(1, slots)
-    features = torch.zeros(1, slots, text_width)
-    for slot, entry in enumerate(entries):
-        box = box_of(entry, height, width)
-        boxes[0, slot] = torch.tensor((box.x0, box.y0, box.x1, box.y1))
-        mask[0, slot] = 1
-        features[0, slot] = entry[0].reshape(-1).float()
-    return boxes, mask, features
+def frame_count(entries: list[Entry]) -> int:
+    return max((len(e.frames) for e in entries), default=1)
+
+
+def entities_at(entries: list[Entry], frame: int, height: float, width: float) -> list[tuple]:
+    """(entity, strength) of each entry that has one in this frame, on a latent of height × width."""
+    found = [(e.at(frame), e.strength) for e in entries]
+    return [(_entity(f, height, width), strength) for f, strength in found if f is not None]
+
+
+def _entity(item, height: float, width: float):
+    if not isinstance(item, tuple):
+        return item
+    feature, h, w, y, x = item
+    box = Box(x / width, y / height, (x + w) / width, (y + h) / height)
+    return Entity(box, text=feature.reshape(-1).float())

@@ -2,57 +2,104 @@
 
 import torch
 
-from ..gligen_ops.entity import PhraseBox, check_boxes
+from ..gligen_ops.entity import Entity, PhraseBox, check_boxes
 from ..gligen_ops.errors import GligenError
-from .entries import Entry, box_of, check_count
+from ..gligen_ops.kinds import KINDS
+from .entries import KEY, Entry, entities_at, entries_of
+from .run import check_count
 from .seat import own
 
-KEY = "gligen"
 LATENT_PIXEL = 8
+KIND = {kind.name: kind for kind in KINDS}
 
 
-def ground_boxes(conditioning, gligen, clip, boxes: list[PhraseBox]):
-    """The conditioning with the boxes added to those it has. Raises GligenError for bad boxes, for
-    more boxes than the model has slots, and for a CLIP of another width than the model's."""
-    if not boxes:
-        return conditioning
+def need(gligen, *kinds: str):
+    """The GLIGEN, where it is of one of these kinds; else a GligenError that says which it is."""
     gligen = own(gligen)
-    entries = [Entry(phrase_feature(clip, b.phrase), b) for b in check_boxes(boxes)]
-    check_width(entries[0][0], gligen.model.text_width)
+    kind = gligen.model.gligen.kind
+    if kind.name not in kinds:
+        wanted = " or ".join(f"{name} ({KIND[name].official})" for name in kinds)
+        raise GligenError(
+            f"gligen: {gligen.model.name} is a {kind} model, and this node needs another kind: {wanted}. "
+            "Choose such a file in the GLIGEN Model Loader."
+        )
+    return gligen
+
+
+def ground(conditioning, gligen, frames_of_entities: list[list], strength: float = 1.0):
+    """The conditioning with more entities of a GLIGEN, each given frame by frame. Raises GligenError
+    where they are more than the model has slots for."""
+    new = [Entry(gligen, frames, strength) for frames in frames_of_entities]
     out = []
     for text, extra in conditioning:
-        all_entries = [*entries_of(extra), *entries]
-        check_count(len(all_entries), gligen.model.slots)
-        out.append([text, {**extra, KEY: ("position", gligen, all_entries)}])
+        entries = [e.of(own(e.gligen)) for e in entries_of(extra)] + new
+        gligens = list(dict.fromkeys(e.gligen for e in entries))
+        check_count(gligen.model, [e for e in entries if e.gligen is gligen])
+        grounded = {**extra, KEY: ("position", gligens[0], entries)}
+        if gligens[1:]:
+            others = [*extra.get("additional_models", []), *gligens[1:]]
+            grounded["additional_models"] = list(dict.fromkeys(others))
+        out.append([text, grounded])
     return out
 
 
-def entries_of(extra: dict) -> list[tuple]:
-    return extra[KEY][2] if KEY in extra else []
+BOXES = (
+    "text box",
+    "text and image box",
+    "text box inpainting",
+    "text and image box inpainting",
+)
 
 
-def phrase_feature(clip, phrase: str) -> torch.Tensor:
-    """CLIP's pooled text output before its projection, [1, F]."""
-    return clip.encode_from_tokens(clip.tokenize(phrase), return_pooled="unprojected")[1]
+def ground_boxes(conditioning, gligen, clip, frames: list[list[PhraseBox]], strength: float = 1.0):
+    """The conditioning with the boxes of each frame added to those it has. Raises GligenError for bad
+    boxes, for more boxes than the model has slots, and for a CLIP of another width than the model's."""
+    if not any(frames):
+        return conditioning
+    gligen = need(gligen, *BOXES)
+    features = {
+        phrase: phrase_feature(clip, phrase, gligen.model)
+        for phrase in dict.fromkeys(b.phrase for boxes in frames for b in check_boxes(boxes))
+    }
+    entities = [[Entity(b.box, b.phrase, features[b.phrase]) for b in boxes] for boxes in frames]
+    return ground(conditioning, gligen, by_entity(entities), strength)
 
 
-def check_width(feature: torch.Tensor, expected: int) -> None:
-    if feature.shape[-1] != expected:
+def by_entity(frames: list[list]) -> list[list]:
+    """Entities of each frame → frames of each entity, None in a frame that has fewer."""
+    count = max(map(len, frames))
+    return [[f[i] if i < len(f) else None for f in frames] for i in range(count)]
+
+
+def phrase_feature(clip, phrase: str, seat) -> torch.Tensor:
+    """CLIP's pooled text output before its projection, [F]."""
+    tokens = clip.tokenize(phrase)
+    feature = clip.encode_from_tokens(tokens, return_pooled="unprojected")[1].reshape(-1).float()
+    expected = seat.gligen.position_net.text_width
+    if len(feature) != expected:
         raise GligenError(
-            f"clip: its text features are {feature.shape[-1]} wide, and this GLIGEN model was trained "
+            f"clip: its text features are {len(feature)} wide, and this GLIGEN model was trained "
             f"with {expected}. Use the CLIP of the base model that the GLIGEN file belongs to "
             "(SD 1.x: 768, SD 2.x: 1024)."
         )
+    return feature
 
 
 def boxes_of(conditioning, width: int, height: int) -> list[PhraseBox]:
-    """The boxes that a CONDITIONING carries, for an image of width × height pixels. Entries of the
-    host's own nodes have no phrase and are numbered."""
+    """The boxes that a CONDITIONING carries in its first frame, for an image of width × height pixels.
+    Entries of the host's own nodes have no phrase and are numbered."""
     boxes = []
-    for _, extra in conditioning:
-        for entry in entries_of(extra):
-            phrase = getattr(entry, "phrase", f"box {len(boxes) + 1}")
-            box = box_of(entry, height / LATENT_PIXEL, width / LATENT_PIXEL)
-            if PhraseBox(phrase, box) not in boxes:
-                boxes.append(PhraseBox(phrase, box))
+    for entity in entities_of(conditioning, width, height):
+        if isinstance(entity, Entity):
+            box = PhraseBox(entity.phrase or f"box {len(boxes) + 1}", entity.box)
+            if box not in boxes:
+                boxes.append(box)
     return boxes
+
+
+def entities_of(conditioning, width: int, height: int) -> list:
+    """Everything that a CONDITIONING grounds in its first frame."""
+    size = height / LATENT_PIXEL, width / LATENT_PIXEL
+    return [
+        entity for _, extra in conditioning for entity, _ in entities_at(entries_of(extra), 0, *size)
+    ]

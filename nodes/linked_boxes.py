@@ -13,11 +13,15 @@ OVERHANG = 0.05
 """How far a linked box may stick out, in fractions of the image; more means another image size."""
 
 
+def frames_of(value: Any) -> list:
+    """What a link holds, image by image: detectors give a list for each image of a batch."""
+    nested = isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple)
+    return list(value) if nested else [value]
+
+
 def read_link(value: Any, width: int, height: int, problems: list[str]) -> list[PhraseBox]:
-    """The boxes of the first frame, phrases may be empty. Adds to `problems`."""
+    """The boxes of one frame, phrases may be empty. Adds to `problems`."""
     items = [value] if isinstance(value, dict) else [] if value is None else value
-    if isinstance(items, list | tuple) and items and isinstance(items[0], list | tuple):
-        items = items[0]
     if not isinstance(items, list | tuple):
         problems.append(f"Expected bounding boxes or elements, got {short(value)}.")
         return []

@@ -1,6 +1,8 @@
 import folder_paths
 from comfy_api.latest import io
 
+from server import PromptServer
+
 from . import seat
 
 
@@ -12,7 +14,8 @@ class GligenModelLoader(io.ComfyNode):
             display_name="GLIGEN Model Loader",
             category="model/loaders",
             description="Loads a GLIGEN model: the gated layers and the grounding tokenizer that place "
-            "objects. Reads pruned safetensors, the authors' .bin and .pth files and diffusers files.",
+            "objects. Reads pruned safetensors, the authors' .bin and .pth files and diffusers files, of all "
+            "ten official models, and shows which kind it is.",
             search_aliases=["gligen", "grounding", "layout", "bounding box"],
             inputs=[
                 io.Combo.Input(
@@ -22,10 +25,18 @@ class GligenModelLoader(io.ComfyNode):
                     "there, for example gligen_sd14_textbox_pruned.safetensors, and press R.",
                 )
             ],
-            outputs=[io.Gligen.Output(tooltip="For the GLIGEN box nodes.")],
+            outputs=[io.Gligen.Output(tooltip="For the GLIGEN nodes.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, gligen_name) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("gligen", gligen_name)
-        return io.NodeOutput(seat.load(path, gligen_name))
+        gligen = seat.load(path, gligen_name)
+        show(seat.description(gligen), cls.hidden.unique_id)
+        return io.NodeOutput(gligen)
+
+
+def show(text: str, node_id: str) -> None:
+    """On the node in the browser."""
+    PromptServer.instance.send_progress_text(text, node_id)

@@ -1,121 +1,69 @@
 """The one module that patches the host's UNet, and only for the length of a model call.
 
-The host runs a `middle_patch` in each transformer block right after self-attention, GLIGEN's place.
-Two ways lead there. Without a schedule the host itself asks a GLIGEN for its patch, for each
-conditioning (`Unscheduled`). With one, a wrapper around the sampling run takes the grounding out of
-the conditionings, so that they can share a model call, and gives the patch to the whole call where β
-is not 0 (`schedule`). Nothing is written into the model, so nothing has to be put back.
+The host runs a `middle_patch` in each transformer block right after self-attention, GLIGEN's place, and
+an `input_block_patch` after each block on the way down, the first convolution among them. Two ways lead
+there. Without a schedule the host itself asks a GLIGEN for its patch, for each conditioning
+(`Unscheduled`). With one, a wrapper around the sampling run takes the grounding out of the
+conditionings, so that they can share a model call, and gives the patches to the whole call where β is
+not 0 (`schedule`). Nothing is written into the model, so nothing has to be put back.
 """
 
-from typing import NamedTuple
 from uuid import uuid4
 
-import comfy.ldm.modules.attention
+import comfy.model_patcher
 import comfy.patcher_extension
-import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..gligen_ops.errors import GligenError
-from ..gligen_ops.gated import GroundingKeys
-from ..gligen_ops.model import Block
 from ..gligen_ops.schedule import BetaSchedule, step_of
-from .entries import tokenizer_inputs
+from .entries import KEY as COND_KEY
+from .entries import Entry, entries_of
+from .run import LOOK, Grounding, Run, groundings
+from .unet import check_fit
 
 KEY = "gligen_grounding"
 NEGATIVE_GROUNDINGS = ("null", "same", "none")
-LOAD_ANOTHER = "Load the GLIGEN file that was trained for this base model."
-
-
-class Grounding(NamedTuple):
-    """Entries of a conditioning for one GLIGEN; no entries: its null grounding."""
-
-    seat: object
-    entries: list[tuple]
-
-
-class Layers:
-    """Gated layers during a run. Tokens, keys and gates do not change in it: made once, kept here."""
-
-    def __init__(self):
-        self._tokens = {}
-        self._prepared = {}
-
-    def fuse(
-        self, v: Tensor, extra: dict, groundings: list[list[Grounding]], beta: float
-    ) -> Tensor:
-        """v: visual tokens [B, N, C], B being as many equal chunks as there are lists of groundings;
-        extra: what the host tells a patch. Returns v with each chunk grounded."""
-        for seat in dict.fromkeys(g.seat for chunk in groundings for g in chunk):
-            chunks = [next((g for g in chunk if g.seat is seat), None) for chunk in groundings]
-            if None not in chunks:
-                v = self._layer(v, extra, chunks, beta)
-                continue
-            parts = list(v.chunk(len(chunks)))
-            rows = [i for i, g in enumerate(chunks) if g is not None]
-            grounded = torch.cat([parts[i] for i in rows])
-            grounded = self._layer(grounded, extra, [chunks[i] for i in rows], beta)
-            for i, part in zip(rows, grounded.chunk(len(rows)), strict=True):
-                parts[i] = part
-            v = torch.cat(parts)
-        return v
-
-    def _layer(self, v: Tensor, extra: dict, chunks: list[Grounding], beta: float) -> Tensor:
-        seat = chunks[0].seat
-        layer = layer_of(seat, extra, v.shape[-1])
-        size = tuple(extra["original_shape"][-2:])
-        which = (id(layer), *(id(g.entries) for g in chunks), size, len(v), v.device, v.dtype)
-        if which not in self._prepared:
-            tokens = torch.cat([self._tokens_of(g, size, v.device) for g in chunks]).to(v.dtype)
-            each = len(v) // len(chunks)
-            keys = GroundingKeys(*(k.repeat_interleave(each, 0) for k in layer.keys(tokens)))
-            gates = tuple(gate.to(v.device) for gate in layer.gates())
-            self._prepared[which] = keys, gates
-        keys, gates = self._prepared[which]
-        heads = extra["n_heads"]
-
-        def attention(q, k, v, heads):
-            return comfy.ldm.modules.attention.optimized_attention(
-                q, k, v, heads, attn_precision=extra["attn_precision"], transformer_options=extra
-            )
-
-        return layer(v, keys, heads, gates, beta, attention)
-
-    def _tokens_of(self, grounding: Grounding, size: tuple[int, int], device) -> Tensor:
-        """Grounding tokens [1, G, D] in float32. The entries are kept too, or their id could return."""
-        seat, entries = grounding
-        which = (id(seat), id(entries), size, device)
-        if which not in self._tokens:
-            inputs = tokenizer_inputs(entries, *size, seat.slots, seat.text_width)
-            tokens = seat.gligen.position_net(*(t.to(device) for t in inputs))
-            self._tokens[which] = tokens, entries
-        return self._tokens[which][0]
+FIRST_BLOCK = ("input", 0)
 
 
 class Unscheduled:
     """A run without a schedule: β is 1, and the host copies the positive's grounding onto the other
     conditionings, which get the null grounding instead."""
 
-    def __init__(self, seat):
-        self.seat = seat
+    def __init__(self, seat_of):
+        self.seat_of = seat_of
         self.forget()
 
     def forget(self) -> None:
         """A run is over."""
-        self._layers = Layers()
+        self._run = Run()
         self._first_index: dict[object, int] = {}
-        self._null: list[tuple] = []
+        self._groundings: dict[int, tuple] = {}
+        self._null: list[Entry] = []
 
-    def middle_patch(self, entries: list[tuple] | None):
-        """The patch for one conditioning; entries None: for one that is not grounded."""
-        entries = self._null if entries is None else entries
+    def middle_patch(self, seat, entries: list[tuple]):
+        """The patch for one conditioning, given to a seat with these entries."""
+        if id(entries) not in self._groundings:
+            own_entries = entries_of({COND_KEY: ("position", seat, entries)})
+            positive = groundings(own_entries, self.seat_of)
+            null = [Grounding(g.seat, self._null, g.strength) for g in positive]
+            self._groundings[id(entries)] = positive, null, entries
+            for g in positive:
+                if g.convolves:
+                    raise GligenError(
+                        f"gligen: {g.seat.name} ({g.seat.gligen.kind.name}) also takes the place of the "
+                        "model's first convolution. Put a GLIGEN β Schedule node between the model and "
+                        "the sampler, or use the GLIGEN KSampler."
+                    )
+        positive, null, _ = self._groundings[id(entries)]
 
         def middle_patch(v, extra):
-            groundings = [
-                [Grounding(self.seat, entries if self._is_positive(*which) else self._null)]
+            chunks = [
+                positive if self._is_positive(*which) else null
                 for which in zip(extra["uuids"], extra["cond_or_uncond"], strict=True)
             ]
-            return self._layers.fuse(v, extra, groundings, beta=1.0)
+            return self._run.fuse(v, extra, chunks, beta=1.0)
 
         return middle_patch
 
@@ -149,25 +97,50 @@ def schedule(model, betas: BetaSchedule, negative_grounding: str, own):
     return model
 
 
+def watched(model, begin, look):
+    """A clone of the MODEL whose gated layers tell of their attention. begin: called where a run begins;
+    look: of each attention, see `Run`."""
+
+    def outer_sample(executor, *args, **kwargs):
+        begin()
+        return executor(*args, **kwargs)
+
+    model = model.clone()
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, LOOK)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, LOOK, outer_sample)
+    # A function of its own: the host copies bound methods with all that they are bound to.
+    model.model_options["transformer_options"][LOOK] = lambda *args: look(*args)
+    return model
+
+
 class Scheduled:
     """One sampling run of a guider with a schedule."""
 
     def __init__(self, guider, betas: BetaSchedule, negative_grounding: str, own):
         self.guider, self.betas, self.negative_grounding = guider, betas, negative_grounding
-        self.layers = Layers()
-        self.null: list[tuple] = []
-        self.own: dict[tuple[str, object], Grounding] = {}  # by name of the list and uuid
+        self.run = Run(guider.model_patcher.model.process_latent_in)
+        self.null: list[Entry] = []
+        self.own: dict[tuple[str, object], list[Grounding]] = {}  # by name of the list and uuid
+        self.same: dict[int, list[Grounding]] = {}  # by id of the entries
         self.stripped: dict[int, tuple[dict, dict]] = {}
         self.groundings: dict[object, list[Grounding]] = {}  # by uuid of the stripped cond
         self.beta_of_step: list[float] | None = None
         for name, conds in guider.conds.items():
             for cond in conds:
-                if cond.get("gligen") is not None:
-                    patcher = own(cond["gligen"][1])
-                    check_fit(guider.model_patcher, patcher.model)
-                    cond["gligen"] = ("position", patcher, cond["gligen"][2])
-                    self.own[name, cond["uuid"]] = Grounding(patcher.model, cond["gligen"][2])
-        self.seats = list(dict.fromkeys(g.seat for g in self.own.values()))
+                entries = entries_of(cond)
+                if not entries:
+                    continue
+                patchers = list(dict.fromkeys(own(e.gligen) for e in entries))
+                its = groundings(entries, lambda gligen: own(gligen).model)
+                for g in its:
+                    check_fit(guider.model_patcher, g.seat, g.convolves)
+                cond[COND_KEY] = ("position", patchers[0], entries)
+                others = [*cond.get("additional_models", []), *patchers[1:]]
+                cond["additional_models"] = list(dict.fromkeys(others))
+                self.own[name, cond["uuid"]] = self.same[id(entries)] = its
+        self.nulls: dict[object, Grounding] = {}
+        for g in [g for its in self.own.values() for g in its]:
+            self.nulls.setdefault(g.seat, g._replace(entries=self.null))
 
     def __enter__(self) -> None:
         if self.own:
@@ -184,14 +157,45 @@ class Scheduled:
         """Around each model call of the run."""
         conds = [c if c is None else [self.strip(cond) for cond in c] for c in conds]
         beta = self.beta(timestep, model_options["transformer_options"]["sample_sigmas"])
-        if beta == 0:
-            return executor(model, conds, x, timestep, model_options)
+        model_options = comfy.model_patcher.create_model_options_clone(model_options)
+        options = model_options["transformer_options"]
+        if beta:
+            self.add_middle_patch(options, beta)
+        if any(g.inpaints or (beta and g.convolves) for g in self.nulls.values()):
+            comfy.patcher_extension.add_wrapper_with_key(
+                WrappersMP.DIFFUSION_MODEL, KEY, self.first_convolution(beta), options
+            )
+        return executor(model, conds, x, timestep, model_options)
 
+    def add_middle_patch(self, options: dict, beta: float) -> None:
         def middle_patch(v, extra):
-            groundings = [self.groundings.get(uuid, []) for uuid in extra["uuids"]]
-            return self.layers.fuse(v, extra, groundings, beta)
+            chunks = [self.groundings.get(uuid, []) for uuid in extra["uuids"]]
+            return self.run.fuse(v, extra, chunks, beta)
 
-        return executor(model, conds, x, timestep, with_middle_patch(model_options, middle_patch))
+        options.setdefault("patches", {}).setdefault("middle_patch", []).append(middle_patch)
+
+    def first_convolution(self, beta: float):
+        """A wrapper around the UNet that puts the GLIGENs' first convolutions in place of its own. Where
+        β is 0 it has its own back, but an inpainting model's, which has to see what it paints into."""
+
+        def diffusion_model(executor, x, timesteps, context, y, control, options, **kwargs):
+            base = executor.class_obj.input_blocks[0]
+
+            def input_block_patch(h, extra):
+                if extra["block"] != FIRST_BLOCK:
+                    return h
+                chunks = [
+                    [g for g in self.groundings.get(u, []) if g.inpaints or (beta and g.convolves)]
+                    for u in extra["uuids"]
+                ]
+                return self.run.first_conv(h, x, base[0], chunks)
+
+            patches = options.get("patches", {})
+            ours = [input_block_patch, *patches.get("input_block_patch", [])]
+            options = {**options, "patches": {**patches, "input_block_patch": ours}}
+            return executor(x, timesteps, context, y, control, options, **kwargs)
+
+        return diffusion_model
 
     def beta(self, timestep: Tensor, sigmas: Tensor) -> float:
         if self.beta_of_step is None:
@@ -203,87 +207,22 @@ class Scheduled:
         """The cond without its grounding, which is noted under a uuid of its own: the host gives the
         copy of a cond that it makes for another list the uuid of the original."""
         if id(cond) not in self.stripped:
-            bare = {k: v for k, v in cond.items() if k != "gligen"}
-            groundings = self.grounding_of(cond)
-            if groundings:
+            bare = {k: v for k, v in cond.items() if k != COND_KEY}
+            its = self.groundings_of(cond)
+            if its:
                 bare["uuid"] = uuid4()
-                self.groundings[bare["uuid"]] = groundings
+                area = tuple(cond["area"]) if cond.get("area") is not None else None
+                self.groundings[bare["uuid"]] = [g._replace(area=area) for g in its]
             self.stripped[id(cond)] = bare, cond
         return self.stripped[id(cond)][0]
 
-    def grounding_of(self, cond: dict) -> list[Grounding]:
+    def groundings_of(self, cond: dict) -> list[Grounding]:
         name = next((n for n, cs in self.guider.conds.items() if any(c is cond for c in cs)), None)
-        own = self.own.get((name, cond["uuid"]))
-        if own is not None:
-            return [own]
+        own = self.own.get((name, cond["uuid"]), [])
         if name == "positive" or self.negative_grounding == "none":
-            return []
+            return own
         if self.negative_grounding == "same":
-            copied = cond.get("gligen")
-            return [Grounding(copied[1].model, copied[2])] if copied else []
-        return [Grounding(seat, self.null) for seat in self.seats]
-
-
-def with_middle_patch(model_options: dict, patch) -> dict:
-    """A copy of the options with one more patch."""
-    transformer = dict(model_options["transformer_options"])
-    patches = dict(transformer.get("patches", {}))
-    patches["middle_patch"] = [*patches.get("middle_patch", []), patch]
-    return {**model_options, "transformer_options": {**transformer, "patches": patches}}
-
-
-def layer_of(seat, extra: dict, width: int):
-    """The gated layer for the block of the UNet, of this width, that a patch was called in. Raises
-    GligenError where the GLIGEN has none."""
-    place = ("transformer", extra["transformer_index"]) if seat.by_order else extra["block"]
-    block = Block(*place, extra["block_index"])
-    if seat.gligen.widths.get(block) != width:
-        raise GligenError(
-            f"gligen: {seat.name} does not fit the model. It has gated layers for "
-            f"{outline(seat.gligen.widths)}, and none for the model's block {block} of width {width}. "
-            f"{LOAD_ANOTHER}"
-        )
-    return seat.gligen.layer(block)
-
-
-def blocks_of(unet, by_order: bool = False) -> dict[Block, int]:
-    """Width of each transformer block of the host's UNet, in the order in which they run."""
-    middle = [] if unet.middle_block is None else [unet.middle_block]
-    parts = (("input", unet.input_blocks), ("middle", middle), ("output", unet.output_blocks))
-    widths = {}
-    transformers = 0
-    for kind, blocks in parts:
-        for number, layers in enumerate(blocks):
-            for layer in layers:
-                if not hasattr(layer, "transformer_blocks"):
-                    continue
-                for index, block in enumerate(layer.transformer_blocks):
-                    place = ("transformer", transformers) if by_order else (kind, number)
-                    widths[Block(*place, index)] = block.attn1.to_q.in_features
-                transformers += 1
-    return widths
-
-
-def check_fit(model, seat) -> None:
-    """Raises GligenError, naming both, where the GLIGEN was not trained for this UNet's shape."""
-    unet = model.model.diffusion_model
-    base = type(model.model.model_config).__name__
-    if not hasattr(unet, "input_blocks"):
-        raise GligenError(
-            f"model: GLIGEN grounds SD 1.x, SD 2.x and SDXL models, and this one is {base}."
-        )
-    expected = blocks_of(unet, seat.by_order)
-    came = seat.gligen.widths
-    if came != expected:
-        raise GligenError(
-            f"gligen: {seat.name} does not fit the model. It has gated layers for {outline(came)}; "
-            f"the model ({base}) has transformer blocks for {outline(expected)}. {LOAD_ANOTHER}"
-        )
-
-
-def outline(widths: dict[Block, int]) -> str:
-    values = list(widths.values())
-    counts = {w: values.count(w) for w in dict.fromkeys(values)}
-    return (
-        f"{len(values)} blocks (" + ", ".join(f"{n} of width {w}" for w, n in counts.items()) + ")"
-    )
+            copied = cond.get(COND_KEY)
+            return own or (self.same.get(id(copied[2]), []) if copied else [])
+        seats = [g.seat for g in own]
+        return own + [g for seat, g in self.nulls.items() if seat not in seats]

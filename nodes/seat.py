@@ -12,59 +12,70 @@ from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
 from ..gligen_ops.box_tokens import BoxTokenizer
-from ..gligen_ops.checkpoint import build_gligen, read_gligen, state_dict_of
+from ..gligen_ops.checkpoint import Checkpoint, build_gligen, read_gligen, state_dict_of
 from ..gligen_ops.errors import GligenError
+from ..gligen_ops.kinds import KINDS
 from ..gligen_ops.model import Block, Gligen
 from .patch import Unscheduled
 
+TEXT_BOX = KINDS[0]
+
 
 class Seat(nn.Module):
-    """name: the file, for messages."""
+    """name: the file, for messages. source: where its weights are from."""
 
-    def __init__(self, gligen: Gligen, name: str):
+    def __init__(self, gligen: Gligen, name: str, source: str):
         super().__init__()
         self.gligen = gligen
         self.name = name
-        self.text_width = gligen.position_net.text_width
-        self.slots = gligen.position_net.slots
+        self.source = source
         self.by_order = next(iter(gligen.widths)).kind == "transformer"
-        self.run = Unscheduled(self)
+        self.run = Unscheduled(seat_of)
 
     def set_position(self, latent_shape, entries: list[tuple], device):
-        return self.run.middle_patch(entries)
+        return self.run.middle_patch(self, entries)
 
     def set_empty(self, latent_shape, device):
-        return self.run.middle_patch(None)
+        """The host comes here for a conditioning whose kind of grounding it does not know."""
+        raise GligenError(
+            "conditioning: it carries boxes for each frame, which ComfyUI passes on only to a schedule. "
+            "Put a GLIGEN β Schedule node between the model and the sampler, or use the GLIGEN KSampler."
+        )
 
 
-def seated(gligen: Gligen, state: dict, name: str, dtype):
+def seated(gligen: Gligen, state: dict, name: str, source: str):
     """A GLIGEN of the host: weights loaded, moved, cast and accounted for by the host."""
-    gligen.to(dtype)
-    seat = Seat(gligen.eval().requires_grad_(False), name)
+    gligen.load_state_dict(state, assign=True)
+    seat = Seat(gligen.eval().requires_grad_(False), name, source)
     patcher = comfy.model_patcher.CoreModelPatcher(
         seat,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    gligen.load_state_dict(state, assign=patcher.is_dynamic())
     patcher.add_callback(CallbacksMP.ON_CLEANUP, lambda _: seat.run.forget())
     return patcher
 
 
 def load(path: str, name: str):
     """The GLIGEN of a file. Raises GligenError where it is not one of the formats that can be read."""
-    return from_tensors(read_gligen(path), name)
+    return from_checkpoint(read_gligen(path)._replace(name=name))
 
 
-def from_tensors(tensors: dict[str, torch.Tensor], name: str):
-    """The GLIGEN of tensors by the authors' names. Raises GligenError where any is missing, too many
-    or of the wrong shape."""
-    gligen = build_gligen(tensors, comfy.ops.manual_cast, name)
-    dtype = next(iter(tensors.values())).dtype
+def from_checkpoint(checkpoint: Checkpoint):
+    """Raises GligenError where a tensor is missing, too much or of the wrong shape."""
+    gligen = build_gligen(checkpoint, comfy.ops.manual_cast)
+    dtype = next(iter(checkpoint.tensors.values())).dtype
     if dtype == torch.float32 and comfy.model_management.should_use_fp16():
         dtype = torch.float16
-    state = {k: v.to(dtype) for k, v in state_dict_of(gligen, tensors).items()}
-    return seated(gligen, state, name, dtype)
+    state = state_dict_of(gligen, checkpoint.tensors)
+    state = {k: v.to(dtype) for k, v in state.items()}
+    return seated(gligen, state, checkpoint.name, checkpoint.source)
+
+
+def description(gligen) -> str:
+    """What a GLIGEN is, for the node that loaded it."""
+    model = gligen.model.gligen
+    return f"{model.kind} ({model.fuser}), {len(model.widths)} gated layers"
 
 
 _adopted: "weakref.WeakKeyDictionary[nn.Module, object]" = weakref.WeakKeyDictionary()
@@ -86,6 +97,11 @@ def own(patcher):
     return _adopted[model]
 
 
+def seat_of(gligen) -> Seat:
+    """Of an entry's GLIGEN: a patcher, or the seat itself, which the host has at hand."""
+    return gligen if isinstance(gligen, Seat) else own(gligen).model
+
+
 def adopt(model: "comfy.gligen.Gligen"):
     """The host drops the names of the blocks and keeps their order: one layer for each transformer."""
     tokenizer = model.position_net
@@ -94,12 +110,13 @@ def adopt(model: "comfy.gligen.Gligen"):
         for i, layer in enumerate(model.module_list)
     }
     ops = comfy.ops.manual_cast
-    gligen = Gligen(
-        BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, ops), model.key_dim, widths, ops
-    )
+    with torch.device("meta"):
+        gligen = Gligen(
+            BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, ops),
+            model.key_dim, widths, ops, kind=TEXT_BOX,
+        )  # fmt: skip
     state = {f"position_net.{k}": v for k, v in tokenizer.state_dict().items()}
     for name, layer in zip(gligen.fusers, model.module_list, strict=True):
         state |= {f"fusers.{name}.{k}": v for k, v in layer.state_dict().items()}
-    return seated(
-        gligen, state, "the file in the host's GLIGENLoader", tokenizer.linears[0].weight.dtype
-    )
+    name = "the file in the host's GLIGENLoader"
+    return seated(gligen, state, name, name)

@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from .boxes import gather_boxes
+from .boxes import gather_frames
 from .grounding import ground_boxes
+from .inputs import strength
 
 PLACEHOLDER = "one box a line: phrase: x, y, width, height\na red star: 0.1, 0.2, 0.3, 0.4"
 
@@ -45,8 +46,9 @@ class GligenTextBoxes(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Boxes from a detector, or bboxes or elements of Create Bounding Boxes "
-                        "(elements carry the descriptions as phrases, bboxes none). Of a batch's "
-                        "boxes those of its first image are used."
+                        "(elements carry the descriptions as phrases, bboxes none). Boxes of several "
+                        "images go to the images of the batch one by one; the last stays for "
+                        "any more."
                     ),
                 ),
                 io.Int.Input(
@@ -69,11 +71,14 @@ class GligenTextBoxes(io.ComfyNode):
                         "elements do not use it."
                     ),
                 ),
+                strength(),
             ],
             outputs=[io.Conditioning.Output(tooltip="The prompt with its boxes.")],
         )
 
     @classmethod
-    def execute(cls, conditioning, gligen, clip, text, width, height, boxes=None) -> io.NodeOutput:
-        found = gather_boxes(text, boxes, width, height)
-        return io.NodeOutput(ground_boxes(conditioning, gligen, clip, found))
+    def execute(
+        cls, conditioning, gligen, clip, text, width, height, boxes=None, strength=1.0
+    ) -> io.NodeOutput:
+        frames = gather_frames(text, boxes, width, height)
+        return io.NodeOutput(ground_boxes(conditioning, gligen, clip, frames, strength))

@@ -37,7 +37,7 @@ def base(request, pack):
 
 
 def test_blocks_are_those_in_which_the_host_calls_a_patch(base):
-    from gligen_pack.nodes import patch
+    from gligen_pack.nodes import unet
 
     kind, model = base
     called = {}
@@ -51,29 +51,28 @@ def test_blocks_are_those_in_which_the_host_calls_a_patch(base):
     width = KINDS[kind]["context_dim"]
     conds = [small.conditioning(n, width, pooled_output=torch.zeros(1, 1280)) for n in (1, 2)]
     small.sample(model, *conds, steps=1, size=(32, 32))
-    assert list(patch.blocks_of(model.model.diffusion_model).items()) == list(called.items())
+    assert list(unet.blocks_of(model.model.diffusion_model).items()) == list(called.items())
     assert len(called) == {"SD15": 16, "SD20": 16, "SDXL": 2 * 2 + 2 * 3 + 3 + 3 * 2 + 3 * 3}[kind]
 
 
 def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
     from gligen_pack.gligen_ops.entity import Box, PhraseBox
     from gligen_pack.gligen_ops.schedule import BetaSchedule
-    from gligen_pack.nodes import grounding, patch, seat
-    from gligen_pack.nodes.entries import tokenizer_inputs
+    from gligen_pack.nodes import grounding, patch, seat, unet
 
     kind, model = base
-    widths = patch.blocks_of(model.model.diffusion_model)
-    gligen = seat.from_tensors(small.gligen_tensors(widths), "random")
+    widths = unet.blocks_of(model.model.diffusion_model)
+    gligen = small.gligen(small.gligen_tensors(widths))
     width = KINDS[kind]["context_dim"]
     positive = small.conditioning(1, width, pooled_output=torch.zeros(1, 1280))
     box = PhraseBox("a red ball", Box(0.1, 0.2, 0.6, 0.9))
-    grounded = grounding.ground_boxes(positive, gligen, small.Clip(), [box])
+    grounded = grounding.ground_boxes(positive, gligen, small.Clip(), [[box]])
     got = small.sample(
         patch.schedule(model, BetaSchedule(), "null", seat.own), grounded, positive, 2, 1.0
     )
 
     entries = grounded[0][1]["gligen"][2]
-    inputs = tokenizer_inputs(entries, 16, 16, 30, 768)
+    inputs = gligen.model.gligen.position_net.inputs([e.at(0) for e in entries])
     tokens = reference.box_tokens(gligen.model.gligen.position_net.state_dict(), *inputs)
     layers = {b: gligen.model.gligen.layer(b).state_dict() for b in widths}
 
@@ -93,17 +92,17 @@ def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
 def test_weights_are_loaded_and_counted_by_the_host(base):
     import comfy.model_management as management
     from gligen_pack.gligen_ops.entity import Box, PhraseBox
-    from gligen_pack.nodes import grounding, patch, seat
+    from gligen_pack.nodes import grounding, unet
 
     kind, model = base
-    tensors = small.gligen_tensors(patch.blocks_of(model.model.diffusion_model))
+    tensors = small.gligen_tensors(unet.blocks_of(model.model.diffusion_model))
     tensors = {k: v.half() for k, v in tensors.items()}
-    gligen = seat.from_tensors(tensors, "random")
+    gligen = small.gligen(tensors)
     assert gligen.model_size() == sum(v.numel() * 2 for v in tensors.values())
     width = KINDS[kind]["context_dim"]
     positive = small.conditioning(1, width, pooled_output=torch.zeros(1, 1280))
     box = PhraseBox("a red ball", Box(0.1, 0.2, 0.6, 0.9))
-    grounded = grounding.ground_boxes(positive, gligen, small.Clip(), [box])
+    grounded = grounding.ground_boxes(positive, gligen, small.Clip(), [[box]])
     during = []
     small.sample(
         model, grounded, positive, 1,

@@ -5,7 +5,19 @@ import json
 import pytest
 from gligen_pack.gligen_ops.entity import Box, PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
-from gligen_pack.nodes.boxes import boxes_from_link, boxes_from_text, gather_boxes
+from gligen_pack.nodes.boxes import gather_frames
+
+
+def gather_boxes(*args):
+    return gather_frames(*args)[0]
+
+
+boxes_from_text = gather_boxes
+
+
+def boxes_from_link(*link):
+    return gather_boxes("", *link)
+
 
 CAT = PhraseBox("a cat", Box.from_size(0.1, 0.2, 0.3, 0.4))
 DOG = PhraseBox("a dog", Box.from_size(0.5, 0.5, 0.25, 0.5))
@@ -197,3 +209,19 @@ def test_phrases_for_which_no_linked_box_is_left():
 def test_both_inputs_report_in_one_message():
     message = message_of(gather_boxes, "a dog: 1 2 3", [{"x": 1}], 200, 100)
     assert "Line 1" in message and "Box 1" in message
+
+
+def test_a_detectors_boxes_stay_with_their_images_and_typed_ones_are_in_all():
+    frames = gather_frames("a dog: 0.5 0.5 0.25 0.5", [[DETECTED], [], [EDITED]], 200, 100)
+    assert [read(boxes) for boxes in frames] == [read([CAT, DOG]), read([DOG]), read([DOG, DOG])]
+
+
+def test_bad_boxes_of_several_images_are_told_with_their_image():
+    message = message_of(gather_frames, "", [[{"x": 1}], [DETECTED], ["a bird"]], 200, 100)
+    assert "Image 1 of the batch" in message and "Image 3 of the batch" in message
+    assert "Image 2" not in message
+
+
+def test_phrases_may_be_left_over_in_images_with_fewer_boxes():
+    frames = gather_frames("a dog\na bird", [[BARE, BARE], [BARE]], 200, 100)
+    assert [[b.phrase for b in boxes] for boxes in frames] == [["a dog", "a bird"], ["a dog"]]

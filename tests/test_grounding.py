@@ -41,17 +41,15 @@ def test_a_box_that_fills_the_image_up_to_rounding_is_taken():
 @pytest.fixture(scope="module")
 def gligen(pack):
     from gligen_pack.gligen_ops.model import Block
-    from gligen_pack.nodes import seat
-
     tensors = small.gligen_tensors({Block("middle", 0, 0): 32})
-    return seat.from_tensors(tensors, "random.safetensors")
+    return small.gligen(tensors)
 
 
 def ground(gligen, count, conditioning=None, clip=None):
     from gligen_pack.nodes.grounding import ground_boxes
 
     boxes = [PhraseBox(f"thing {n}", Box(0, 0, 0.5, 0.5)) for n in range(count)]
-    return ground_boxes(conditioning or small.conditioning(1), gligen, clip or small.Clip(), boxes)
+    return ground_boxes(conditioning or small.conditioning(1), gligen, clip or small.Clip(), [boxes])
 
 
 def test_boxes_chain_and_the_conditioning_before_stays_as_it_was(gligen):
@@ -62,14 +60,14 @@ def test_boxes_chain_and_the_conditioning_before_stays_as_it_was(gligen):
         "gligen" not in start[0][1]
         and second[0][1]["pooled_output"] is start[0][1]["pooled_output"]
     )
-    assert [e.phrase for e in first[0][1]["gligen"][2]] == ["thing 0", "thing 1"]
-    assert [e.phrase for e in second[0][1]["gligen"][2]] == ["thing 0", "thing 1", "thing 0"]
+    assert [e.at(0).phrase for e in first[0][1]["gligen"][2]] == ["thing 0", "thing 1"]
+    assert [e.at(0).phrase for e in second[0][1]["gligen"][2]] == ["thing 0", "thing 1", "thing 0"]
 
 
 def test_more_boxes_than_the_model_has_slots_are_refused_also_when_chained(gligen):
     full = ground(gligen, 30)
     for too_many in (lambda: ground(gligen, 31), lambda: ground(gligen, 1, full)):
-        with pytest.raises(GligenError, match="at most 30 boxes.* 31. Remove 1"):
+        with pytest.raises(GligenError, match="at most 30 entities.* 31. Remove 1"):
             too_many()
 
 

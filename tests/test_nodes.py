@@ -24,13 +24,41 @@ CONTRACT = {
     "GligenTextBox": (
         "conditioning CONDITIONING, gligen GLIGEN, clip CLIP, text STRING, "
         "x FLOAT, y FLOAT, width FLOAT, height FLOAT",
-        "",
+        "strength FLOAT",
         "CONDITIONING",
     ),
     "GligenTextBoxes": (
         "conditioning CONDITIONING, gligen GLIGEN, clip CLIP, text STRING, width INT, height INT",
-        "boxes BOUNDING_BOX|ARRAY",
+        "boxes BOUNDING_BOX|ARRAY, strength FLOAT",
         "CONDITIONING",
+    ),
+    "GligenImageBox": (
+        "conditioning CONDITIONING, gligen GLIGEN, clip_vision_output CLIP_VISION_OUTPUT, clip CLIP, "
+        "text STRING, x FLOAT, y FLOAT, width FLOAT, height FLOAT, use COMBO, projection COMBO",
+        "strength FLOAT",
+        "CONDITIONING",
+    ),
+    "GligenKeypoints": (
+        "conditioning CONDITIONING, gligen GLIGEN, json STRING, confidence FLOAT",
+        "pose_keypoint POSE_KEYPOINT, strength FLOAT",
+        "CONDITIONING",
+    ),
+    "GligenSpatialMap": (
+        "conditioning CONDITIONING, gligen GLIGEN, image IMAGE, classes COMBO",
+        "strength FLOAT",
+        "CONDITIONING",
+    ),
+    "GligenInpaint": (
+        "conditioning CONDITIONING, gligen GLIGEN, vae VAE, image IMAGE",
+        "mask MASK",
+        "CONDITIONING, LATENT",
+    ),
+    "GligenModelSave": ("gligen GLIGEN, filename_prefix STRING", "", ""),
+    "GligenAttention": ("model MODEL", "", "MODEL, GLIGEN_ATTENTION"),
+    "GligenAttentionMaps": (
+        "attention GLIGEN_ATTENTION, image IMAGE, layers COMBO, first_step INT, last_step INT",
+        "",
+        "IMAGE, IMAGE",
     ),
     "GligenBetaSchedule": (f"model MODEL, {SCHEDULE}", "curve CURVE", "MODEL"),
     "GligenKSampler": (

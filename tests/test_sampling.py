@@ -19,13 +19,13 @@ def p(pack):
     import comfy.model_patcher
     from gligen_pack.gligen_ops.entity import Box, PhraseBox
     from gligen_pack.gligen_ops.schedule import BetaSchedule
-    from gligen_pack.nodes import grounding, patch, seat
+    from gligen_pack.nodes import grounding, patch, seat, unet
 
     model = small.sd15()
-    tensors = small.gligen_tensors(patch.blocks_of(model.model.diffusion_model))
+    tensors = small.gligen_tensors(unet.blocks_of(model.model.diffusion_model))
 
     def gligen(tensors=tensors):
-        return seat.from_tensors(tensors, "random.safetensors")
+        return small.gligen(tensors)
 
     def core(tensors=tensors):
         return comfy.model_patcher.CoreModelPatcher(
@@ -37,7 +37,7 @@ def p(pack):
     positive, negative = small.conditioning(1), small.conditioning(2)
 
     def ground(to=positive, gligen=None, boxes=boxes):
-        return grounding.ground_boxes(to, gligen, small.Clip(), boxes)
+        return grounding.ground_boxes(to, gligen, small.Clip(), [boxes])
 
     def schedule(tau=1.0, negative="null", **kwargs):
         return patch.schedule(model, BetaSchedule(tau, **kwargs), negative, seat.own)
@@ -71,11 +71,11 @@ def test_same_latents_as_the_hosts_core(p, cfg):
 def hand_written_run(p, gligen, entries, cfg, steps):
     """Euler and classifier-free guidance written out, with the reference layer in the UNet."""
     import comfy.samplers
-    from gligen_pack.nodes.entries import tokenizer_inputs
 
     base = p.model.model
     state = {k: v.double() for k, v in gligen.position_net.state_dict().items()}
-    inputs = tokenizer_inputs(entries, 16, 16, 30, 768), tokenizer_inputs([], 16, 16, 30, 768)
+    tokenizer = gligen.position_net
+    inputs = tokenizer.inputs([e.at(0) for e in entries]), tokenizer.inputs([])
     tokens = [reference.box_tokens(state, *(t.double() for t in i)).float() for i in inputs]
     layers = {b: gligen.layer(b).state_dict() for b in gligen.widths}
 
@@ -270,9 +270,10 @@ def test_boxes_on_the_negative_are_the_users_own_and_stay(p):
 def test_boxes_are_fractions_at_any_size(p):
     grounded = p.ground(gligen=p.gligen())
     entries = grounded[0][1]["gligen"][2]
-    from gligen_pack.nodes.entries import box_of
+    from gligen_pack.nodes.entries import entities_at
 
-    assert box_of(entries[0], 16, 16) == box_of(entries[0], 24, 64) == p.boxes[0].box
+    for size in ((16, 16), (24, 64)):
+        assert entities_at(entries, 0, *size)[0][0].box == p.boxes[0].box
     small.sample(p.schedule(), grounded, p.negative, steps=1, size=(16, 24))
 
 
@@ -314,12 +315,13 @@ def test_the_schedule_also_takes_grounding_made_by_the_hosts_nodes_alone(p):
     assert relative(small.sample(p.schedule(), from_host, p.negative), expected) < 1e-5
 
 
-def test_boxes_of_this_pack_and_of_the_host_chain_either_way(p):
-    gligen, core = p.gligen(), p.core()
+@pytest.mark.parametrize("loader", ["core", "gligen"])
+def test_boxes_of_this_pack_and_of_the_host_chain_either_way(p, loader):
+    gligen = getattr(p, loader)()
     first, second = p.boxes[:1], p.boxes[1:]
     expected = small.sample(p.schedule(), p.ground(gligen=gligen), p.negative)
-    ours_first = core_boxes(p.ground(gligen=gligen, boxes=first), core, second)
-    host_first = p.ground(core_boxes(p.positive, core, first), gligen, second)
+    ours_first = core_boxes(p.ground(gligen=gligen, boxes=first), gligen, second)
+    host_first = p.ground(core_boxes(p.positive, gligen, first), gligen, second)
     for chained in (ours_first, host_first):
         assert relative(small.sample(p.schedule(), chained, p.negative), expected) < 1e-5
 
@@ -367,7 +369,7 @@ def test_a_model_without_the_blocks_of_stable_diffusion_is_refused(p):
 
     flux = SimpleNamespace(diffusion_model=object(), model_config=p.positive)
     with pytest.raises(GligenError, match="SD 1.x, SD 2.x and SDXL"):
-        p.patch.check_fit(SimpleNamespace(model=flux), p.gligen().model)
+        p.unet.check_fit(SimpleNamespace(model=flux), p.gligen().model)
 
 
 def test_a_curve_of_the_host_sets_beta_over_the_run(p, monkeypatch):
@@ -379,9 +381,9 @@ def test_a_curve_of_the_host_sets_beta_over_the_run(p, monkeypatch):
     betas = []
     forward = GatedSelfAttention.forward
 
-    def note_beta(layer, v, keys, heads, gates, beta, attention):
+    def note_beta(layer, v, keys, heads, gates, beta, *rest):
         betas.append(beta)
-        return forward(layer, v, keys, heads, gates, beta, attention)
+        return forward(layer, v, keys, heads, gates, beta, *rest)
 
     monkeypatch.setattr(GatedSelfAttention, "forward", note_beta)
     small.sample(model, p.ground(gligen=p.gligen()), p.negative, steps=5)

@@ -6,6 +6,7 @@ What needs real models runs on stand-ins of the real files' names, formats and s
 import io
 import json
 import math
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -17,8 +18,6 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
 SHIPPED = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
-CHECKPOINT = "checkpoints/v1-5-pruned-emaonly-fp16.safetensors"
-GLIGEN = "gligen/gligen_sd14_textbox_pruned.safetensors"
 NOTES = ("MarkdownNote", "Note")
 TITLE = 30  # height of a node's title, above its pos
 GENERATED = {"control_after_generate"}  # the widget that the browser adds to a seed
@@ -39,16 +38,29 @@ def api_form(name):
 
 @pytest.fixture(scope="session")
 def models(host, server):
-    """The files that the workflows ask for, in the server's models folder while tests run."""
-    made = [server.base / "models" / name for name in (CHECKPOINT, GLIGEN)]
-    for file in made:
+    """The files that the workflows ask for, in the server's folders while tests run."""
+    for name, make in MODELS.items():
+        file = server.base / "models" / name
         file.parent.mkdir(exist_ok=True)
-    write_checkpoint(made[0], sd15_shapes(host))
-    gligen = files.random_text_box_tensors(files.SD15_WIDTHS, dtype=torch.float16)
-    files.save_pruned(made[1], gligen)
+        make(file, host)
+    picture = server.base / "input" / "example.png"
+    picture.parent.mkdir(exist_ok=True)
+    shutil.copy(host / "input" / "example.png", picture)
     yield
-    for file in made:
+    for file in (*(server.base / "models" / name for name in MODELS), picture):
         file.unlink()
+
+
+def gligen(kind, save=files.save_authors, **kwargs):
+    def make(file, host):
+        tensors = files.random_tensors(kind, files.SD15_WIDTHS, dtype=torch.float16)
+        save(file, tensors, **kwargs)
+
+    return make
+
+
+def sparse(shapes):
+    return lambda file, host: write_checkpoint(file, shapes(host))
 
 
 def write_checkpoint(path, shapes):
@@ -114,6 +126,58 @@ def sd15_shapes(host):
     return shapes
 
 
+def shapes_of(module, prefix=""):
+    return {prefix + name: tuple(t.shape) for name, t in module.state_dict().items()}
+
+
+def clip_l_shapes(host):
+    import comfy.clip_model
+    import comfy.ops
+
+    config = json.loads((host / "comfy" / "sd1_clip_config.json").read_text())
+    ops = comfy.ops.disable_weight_init
+    with torch.device("meta"):
+        return shapes_of(comfy.clip_model.CLIPTextModel(config, torch.float16, "meta", ops))
+
+
+def clip_vision_shapes(host):
+    import comfy.clip_model
+    import comfy.ops
+
+    config = json.loads((host / "comfy" / "clip_vision_config_vitl.json").read_text())
+    ops = comfy.ops.disable_weight_init
+    with torch.device("meta"):
+        model = comfy.clip_model.CLIPVisionModelProjection(config, torch.float16, "meta", ops)
+    return shapes_of(model)
+
+
+def controlnet_shapes(host):
+    import comfy.cldm.cldm
+    import comfy.ops
+
+    unet = small.SD15 | {"model_channels": 320, "num_heads": 8, "hint_channels": 3}
+    for name in ("out_channels", "transformer_depth_output"):
+        del unet[name]
+    with torch.device("meta"):
+        model = comfy.cldm.cldm.ControlNet(**unet, operations=comfy.ops.disable_weight_init)
+    return shapes_of(model)
+
+
+MODELS = {
+    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors": sparse(sd15_shapes),
+    "text_encoders/clip_l.safetensors": sparse(clip_l_shapes),
+    "clip_vision/clip-vit-large-patch14.safetensors": sparse(clip_vision_shapes),
+    "controlnet/control_v11p_sd15_canny_fp16.safetensors": sparse(controlnet_shapes),
+    "gligen/gligen_sd14_textbox_pruned.safetensors": gligen("text box", files.save_pruned),
+    "gligen/gligen_text_image_box.bin": gligen("text and image box", net="text_image"),
+    "gligen/gligen_keypoint.bin": gligen("keypoints", net="keypoint"),
+    "gligen/gligen_canny.bin": gligen("canny map", net="canny"),
+    "gligen/gligen_inpainting_text_box.bin": gligen("text box inpainting"),
+}
+RENAMED = ("diffusion_pytorch_model.bin", "model.safetensors")
+"""What the authors call every file of theirs."""
+
+
 # ---------------------------------------------------------------- the files themselves
 
 
@@ -177,12 +241,12 @@ def overlap(a, b):
 @each_workflow
 def test_model_files_can_be_downloaded_from_the_browser(name):
     for node in ui_form(name)["nodes"]:
-        if node["type"] in ("CheckpointLoaderSimple", "GligenModelLoader"):
+        if "Loader" in node["type"]:
             (model,) = node["properties"]["models"]
             assert model["name"] == node["widgets_values"][0]
-            assert f"{model['directory']}/{model['name']}" in (CHECKPOINT, GLIGEN)
+            assert f"{model['directory']}/{model['name']}" in MODELS
             assert model["url"].startswith("https://huggingface.co/")
-            assert model["url"].endswith("/" + model["name"])
+            assert model["url"].rpartition("/")[2] in (model["name"], *RENAMED)
 
 
 # ---------------------------------------------------------------- against the nodes
@@ -304,7 +368,7 @@ def test_runs_to_a_picture(server, models, name):
     for node in workflow.values():
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 2
-        if node["class_type"] == "EmptyLatentImage":
+        if node["class_type"] in ("EmptyLatentImage", "ImageScale"):
             node["inputs"] |= {"width": 128, "height": 128}
     (image,) = server.run(workflow)
     with Image.open(io.BytesIO(image)) as picture:

@@ -1,0 +1,100 @@
+"""Grounded inpainting: what is known of a picture stays, and the boxes are painted."""
+
+import torch
+from comfy.utils import common_upscale
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..gligen_ops.entity import Entity, Inpainting
+from ..gligen_ops.errors import GligenError
+from ..gligen_ops.masks import boxes_mask
+from .entries import entities_at, entries_of, frame_count
+from .grounding import ground
+from .seat import own
+
+
+class GligenInpaint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GligenInpaint",
+            display_name="GLIGEN Inpaint",
+            category="conditioning/gligen",
+            description="Paints the grounded objects into a picture and leaves the rest of it as it is. "
+            "Best with a GLIGEN inpainting model; with any other the rest is put back at each step, "
+            "without the model knowing of it.",
+            search_aliases=["gligen", "inpainting", "mask", "grounding", "edit"],
+            inputs=[
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The prompt with its GLIGEN boxes: put this node after them."
+                ),
+                io.Gligen.Input("gligen", tooltip="The GLIGEN model of the boxes."),
+                io.Vae.Input("vae", tooltip="The VAE of the base model."),
+                io.Image.Input("image", tooltip="The picture to be painted into."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="What is painted anew (white). Without it: the boxes.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(tooltip="The prompt, which now knows the picture."),
+                io.Latent.Output(tooltip="For the sampler's latent_image: picture and mask."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, gligen, vae, image, mask=None) -> io.NodeOutput:
+        gligen = own(gligen)
+        latent = vae.encode(image[..., :3])
+        if latent.ndim != 4:
+            raise GligenError(f"vae: its latents have {latent.ndim - 2} dimensions; expected 2.")
+        size = tuple(latent.shape[-2:])
+        if mask is None:
+            mask = mask_of_boxes(conditioning, size)
+            painted = mask
+        else:
+            mask = fitted(mask, image)
+            painted = common_upscale(mask, size[1], size[0], "bilinear", "disabled").round()
+        out = {"samples": latent, "noise_mask": mask}
+        if gligen.model.gligen.kind.name.endswith("inpainting"):
+            known = 1 - painted
+            count = max(len(latent), len(known))
+            frames = [Inpainting(_row(latent, i), _row(known, i)) for i in range(count)]
+            conditioning = ground(conditioning, gligen, [frames])
+        return io.NodeOutput(conditioning, out)
+
+
+def mask_of_boxes(conditioning, size: tuple[int, int]) -> Tensor:
+    """[F, 1, h, w], 1 in the boxes that a CONDITIONING carries in each frame. Raises GligenError where
+    there are none."""
+    entries = [e for _, extra in conditioning for e in entries_of(extra)]
+    masks = []
+    for frame in range(frame_count(entries)):
+        entities = [e for e, _ in entities_at(entries, frame, *size) if isinstance(e, Entity)]
+        masks.append(boxes_mask([e.box for e in entities if e.box.problem() is None], size))
+    mask = torch.stack(masks)
+    if not mask.any():
+        raise GligenError(
+            "conditioning: it has no GLIGEN boxes, so there is nothing to paint. Put this node after the "
+            "box nodes, or connect a mask."
+        )
+    return mask
+
+
+def fitted(mask: Tensor, image: Tensor) -> Tensor:
+    """A MASK [B, H, W] of the picture's size, as [B, 1, H, W]."""
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    if mask.shape[-2:] != image.shape[1:3]:
+        came, expected = (f"{s[1]} by {s[0]}" for s in (mask.shape[-2:], image.shape[1:3]))
+        raise GligenError(
+            f"mask: it is {came} pixels, and the picture is {expected}. Draw the mask on this picture, or "
+            "resize one of them."
+        )
+    if not mask.any():
+        raise GligenError("mask: it is black everywhere, so there is nothing to paint.")
+    return mask
+
+
+def _row(batch: Tensor, i: int) -> Tensor:
+    return batch[min(i, len(batch) - 1)][None]

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..gligen_ops.checkpoint import save_gligen, tensors_of
+from .seat import own
+
+
+class GligenModelSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GligenModelSave",
+            display_name="GLIGEN Model Save",
+            category="model/merging",
+            description="Saves the GLIGEN part alone as safetensors: of a file of several gigabytes a few "
+            "hundred megabytes. Move the file from output into models/gligen.",
+            search_aliases=["gligen", "export", "prune", "convert", "safetensors"],
+            inputs=[
+                io.Gligen.Input("gligen", tooltip="From the GLIGEN Model Loader."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="gligen/gligen",
+                    tooltip="Folder and beginning of the name in ComfyUI's output folder.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, gligen, filename_prefix) -> io.NodeOutput:
+        seat = own(gligen).model
+        folder, name, counter, *_ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        file = Path(folder) / f"{name}_{counter:05}_.safetensors"
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors_of(seat.gligen).items()}
+        save_gligen(tensors, file, seat.gligen.kind, seat.gligen.fuser, seat.source)
+        return io.NodeOutput()

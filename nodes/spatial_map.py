@@ -1,0 +1,66 @@
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..gligen_ops.entity import SpatialMap
+from ..gligen_ops.errors import GligenError
+from . import ade20k
+from .grounding import ground, need
+from .inputs import strength
+
+SEMANTIC = "semantic map"
+KINDS = ("hed map", "canny map", "depth map", "normal map", SEMANTIC)
+
+
+class GligenSpatialMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GligenSpatialMap",
+            display_name="GLIGEN Spatial Map",
+            category="conditioning/gligen",
+            description="Lays the whole image out by a map: soft edges (HED), Canny edges, depth, "
+            "normals or ADE20K classes, whichever the GLIGEN model was trained on.",
+            search_aliases=["gligen", "canny", "depth", "hed", "normal", "segmentation", "edges"],
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="The prompt, or another GLIGEN node's."),
+                io.Gligen.Input(
+                    "gligen", tooltip="A GLIGEN model for maps, from the GLIGEN Model Loader."
+                ),
+                io.Image.Input(
+                    "image",
+                    tooltip="The map, in the aspect of the picture; of any size. Of several each goes to "
+                    "one image of the batch; the last stays for any more.",
+                ),
+                io.Combo.Input(
+                    "classes",
+                    options=list(ade20k.READINGS),
+                    tooltip="How a semantic map is read: indices are grey values 0 to 150, palette the "
+                    "colours of ADE20K; automatic takes a grey picture for indices. Other maps do not "
+                    "use it.",
+                ),
+                strength(),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="The prompt with the map.")],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, gligen, image, classes, strength=1.0) -> io.NodeOutput:
+        gligen = need(gligen, *KINDS)
+        image = three_channels(image)
+        if gligen.model.gligen.kind.name == SEMANTIC:
+            maps = ade20k.class_map(image, classes)
+        else:
+            maps = image.movedim(-1, 1) * 2 - 1
+        frames = [SpatialMap(picture) for picture in maps]
+        return io.NodeOutput(ground(conditioning, gligen, [frames], strength))
+
+
+def three_channels(image: Tensor) -> Tensor:
+    """[B, H, W, C] of a grey, a colour or a transparent picture → [B, H, W, 3]."""
+    channels = image.shape[-1]
+    if channels not in (1, 3, 4):
+        raise GligenError(
+            f"image: it has {channels} channels; expected a grey (1), a colour (3) or a transparent (4) "
+            "picture."
+        )
+    return image.expand(*image.shape[:-1], 3) if channels == 1 else image[..., :3]

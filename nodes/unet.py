@@ -1,0 +1,69 @@
+"""Which transformer blocks the host's UNet has, and whether a GLIGEN was trained for them."""
+
+from ..gligen_ops.errors import GligenError
+from ..gligen_ops.first_conv import LATENT
+from ..gligen_ops.model import Block
+
+LOAD_ANOTHER = "Load the GLIGEN file that was trained for this base model."
+
+def layer_of(seat, extra: dict, width: int):
+    """The gated layer for the block of the UNet, of this width, that a patch was called in. Raises
+    GligenError where the GLIGEN has none."""
+    place = ("transformer", extra["transformer_index"]) if seat.by_order else extra["block"]
+    block = Block(*place, extra["block_index"])
+    if seat.gligen.widths.get(block) != width:
+        raise GligenError(
+            f"gligen: {seat.name} does not fit the model. It has gated layers for "
+            f"{outline(seat.gligen.widths)}, and none for the model's block {block} of width {width}. "
+            f"{LOAD_ANOTHER}"
+        )
+    return seat.gligen.layer(block)
+
+
+def blocks_of(unet, by_order: bool = False) -> dict[Block, int]:
+    """Width of each transformer block of the host's UNet, in the order in which they run."""
+    middle = [] if unet.middle_block is None else [unet.middle_block]
+    parts = (("input", unet.input_blocks), ("middle", middle), ("output", unet.output_blocks))
+    widths = {}
+    transformers = 0
+    for kind, blocks in parts:
+        for number, layers in enumerate(blocks):
+            for layer in layers:
+                if not hasattr(layer, "transformer_blocks"):
+                    continue
+                for index, block in enumerate(layer.transformer_blocks):
+                    place = ("transformer", transformers) if by_order else (kind, number)
+                    widths[Block(*place, index)] = block.attn1.to_q.in_features
+                transformers += 1
+    return widths
+
+
+def check_fit(model, seat, convolves: bool = False) -> None:
+    """Raises GligenError, naming both, where the GLIGEN was not trained for this UNet's shape."""
+    unet = model.model.diffusion_model
+    base = type(model.model.model_config).__name__
+    if not hasattr(unet, "input_blocks"):
+        raise GligenError(
+            f"model: GLIGEN grounds SD 1.x, SD 2.x and SDXL models, and this one is {base}."
+        )
+    expected = blocks_of(unet, seat.by_order)
+    came = seat.gligen.widths
+    if came != expected:
+        raise GligenError(
+            f"gligen: {seat.name} does not fit the model. It has gated layers for {outline(came)}; "
+            f"the model ({base}) has transformer blocks for {outline(expected)}. {LOAD_ANOTHER}"
+        )
+    if convolves and unet.in_channels != LATENT:
+        raise GligenError(
+            f"model: {seat.name} ({seat.gligen.kind.name}) takes the place of the first convolution of "
+            f"an ordinary model of {LATENT} channels, and this one ({base}) has {unet.in_channels}: it "
+            "is an inpainting or editing model. Load the ordinary one."
+        )
+
+
+def outline(widths: dict[Block, int]) -> str:
+    values = list(widths.values())
+    counts = {w: values.count(w) for w in dict.fromkeys(values)}
+    return (
+        f"{len(values)} blocks (" + ", ".join(f"{n} of width {w}" for w, n in counts.items()) + ")"
+    )
