@@ -8,6 +8,7 @@ fixture that uses `host` or `pack`. There is one copy of every module, so isinst
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -88,6 +89,8 @@ def server(host_path, tmp_path_factory):
     settings.write_text(
         json.dumps({"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": True})
     )
+    stand_ins = Path(__file__).parent / "stand_ins"
+    shutil.copytree(stand_ins, base / "custom_nodes" / "gligen_stand_ins")
     with Server(host_path, sys.executable, base, flags=["--cpu"]) as running:
         yield running
 
