@@ -74,3 +74,22 @@ class Gligen(nn.Module):
 
     def layer(self, block: Block) -> GatedLayer:
         return self._layers[block]
+
+
+def blocks_of(unet, by_order: bool = False) -> dict[Block, int]:
+    """Width C of each transformer block of a UNet of Stable Diffusion's structure, in the order in which
+    they run. by_order: blocks are told by the order of their transformers alone."""
+    middle = [] if unet.middle_block is None else [unet.middle_block]
+    parts = (("input", unet.input_blocks), ("middle", middle), ("output", unet.output_blocks))
+    widths = {}
+    transformers = 0
+    for kind, blocks in parts:
+        for number, layers in enumerate(blocks):
+            for layer in layers:
+                if not hasattr(layer, "transformer_blocks"):
+                    continue
+                for index, block in enumerate(layer.transformer_blocks):
+                    place = ("transformer", transformers) if by_order else (kind, number)
+                    widths[Block(*place, index)] = block.attn1.to_q.in_features
+                transformers += 1
+    return widths

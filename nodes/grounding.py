@@ -101,5 +101,7 @@ def entities_of(conditioning, width: int, height: int) -> list:
     """Everything that a CONDITIONING grounds in its first frame."""
     size = height / LATENT_PIXEL, width / LATENT_PIXEL
     return [
-        entity for _, extra in conditioning for entity, _ in entities_at(entries_of(extra), 0, *size)
+        entity
+        for _, extra in conditioning
+        for entity, _ in entities_at(entries_of(extra), 0, *size)
     ]

@@ -23,7 +23,9 @@ class GligenImageBox(io.ComfyNode):
             "lends the picture's style to the whole.",
             search_aliases=["gligen", "reference image", "style", "grounding", "bounding box"],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="The prompt, or another GLIGEN node's."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The prompt, or another GLIGEN node's."
+                ),
                 io.Gligen.Input(
                     "gligen", tooltip="A GLIGEN model for text and image boxes (…-text-image-box)."
                 ),

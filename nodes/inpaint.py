@@ -26,7 +26,8 @@ class GligenInpaint(io.ComfyNode):
             search_aliases=["gligen", "inpainting", "mask", "grounding", "edit"],
             inputs=[
                 io.Conditioning.Input(
-                    "conditioning", tooltip="The prompt with its GLIGEN boxes: put this node after them."
+                    "conditioning",
+                    tooltip="The prompt with its GLIGEN boxes: put this node after them.",
                 ),
                 io.Gligen.Input("gligen", tooltip="The GLIGEN model of the boxes."),
                 io.Vae.Input("vae", tooltip="The VAE of the base model."),

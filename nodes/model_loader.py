@@ -1,6 +1,5 @@
 import folder_paths
 from comfy_api.latest import io
-
 from server import PromptServer
 
 from . import seat

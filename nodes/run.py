@@ -171,9 +171,7 @@ class Run:
             self._tokens[which] = tokens, _bias(frames, tokenizer.owners, device), entries
         return self._tokens[which][:2]
 
-    def first_conv(
-        self, h: Tensor, x: Tensor, base, groundings: list[list[Grounding]]
-    ) -> Tensor:
+    def first_conv(self, h: Tensor, x: Tensor, base, groundings: list[list[Grounding]]) -> Tensor:
         """h: the output [B, C, h, w] of the UNet's own first convolution `base` and of what a ControlNet
         adds to it; x: the input [B, 4, h, w]. Returns h with the GLIGENs' convolutions, which see the
         extra channels too, in place of base."""

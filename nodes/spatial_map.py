@@ -22,7 +22,9 @@ class GligenSpatialMap(io.ComfyNode):
             "normals or ADE20K classes, whichever the GLIGEN model was trained on.",
             search_aliases=["gligen", "canny", "depth", "hed", "normal", "segmentation", "edges"],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="The prompt, or another GLIGEN node's."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The prompt, or another GLIGEN node's."
+                ),
                 io.Gligen.Input(
                     "gligen", tooltip="A GLIGEN model for maps, from the GLIGEN Model Loader."
                 ),

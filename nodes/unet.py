@@ -1,10 +1,11 @@
-"""Which transformer blocks the host's UNet has, and whether a GLIGEN was trained for them."""
+"""Whether a GLIGEN was trained for the host's UNet, and which of its layers belongs to a block."""
 
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.first_conv import LATENT
-from ..gligen_ops.model import Block
+from ..gligen_ops.model import Block, blocks_of
 
 LOAD_ANOTHER = "Load the GLIGEN file that was trained for this base model."
+
 
 def layer_of(seat, extra: dict, width: int):
     """The gated layer for the block of the UNet, of this width, that a patch was called in. Raises
@@ -18,24 +19,6 @@ def layer_of(seat, extra: dict, width: int):
             f"{LOAD_ANOTHER}"
         )
     return seat.gligen.layer(block)
-
-
-def blocks_of(unet, by_order: bool = False) -> dict[Block, int]:
-    """Width of each transformer block of the host's UNet, in the order in which they run."""
-    middle = [] if unet.middle_block is None else [unet.middle_block]
-    parts = (("input", unet.input_blocks), ("middle", middle), ("output", unet.output_blocks))
-    widths = {}
-    transformers = 0
-    for kind, blocks in parts:
-        for number, layers in enumerate(blocks):
-            for layer in layers:
-                if not hasattr(layer, "transformer_blocks"):
-                    continue
-                for index, block in enumerate(layer.transformer_blocks):
-                    place = ("transformer", transformers) if by_order else (kind, number)
-                    widths[Block(*place, index)] = block.attn1.to_q.in_features
-                transformers += 1
-    return widths
 
 
 def check_fit(model, seat, convolves: bool = False) -> None:

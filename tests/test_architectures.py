@@ -37,7 +37,7 @@ def base(request, pack):
 
 
 def test_blocks_are_those_in_which_the_host_calls_a_patch(base):
-    from gligen_pack.nodes import unet
+    from gligen_pack.gligen_ops.model import blocks_of
 
     kind, model = base
     called = {}
@@ -51,17 +51,18 @@ def test_blocks_are_those_in_which_the_host_calls_a_patch(base):
     width = KINDS[kind]["context_dim"]
     conds = [small.conditioning(n, width, pooled_output=torch.zeros(1, 1280)) for n in (1, 2)]
     small.sample(model, *conds, steps=1, size=(32, 32))
-    assert list(unet.blocks_of(model.model.diffusion_model).items()) == list(called.items())
+    assert list(blocks_of(model.model.diffusion_model).items()) == list(called.items())
     assert len(called) == {"SD15": 16, "SD20": 16, "SDXL": 2 * 2 + 2 * 3 + 3 + 3 * 2 + 3 * 3}[kind]
 
 
 def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
     from gligen_pack.gligen_ops.entity import Box, PhraseBox
+    from gligen_pack.gligen_ops.model import blocks_of
     from gligen_pack.gligen_ops.schedule import BetaSchedule
-    from gligen_pack.nodes import grounding, patch, seat, unet
+    from gligen_pack.nodes import grounding, patch, seat
 
     kind, model = base
-    widths = unet.blocks_of(model.model.diffusion_model)
+    widths = blocks_of(model.model.diffusion_model)
     gligen = small.gligen(small.gligen_tensors(widths))
     width = KINDS[kind]["context_dim"]
     positive = small.conditioning(1, width, pooled_output=torch.zeros(1, 1280))
@@ -92,10 +93,11 @@ def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
 def test_weights_are_loaded_and_counted_by_the_host(base):
     import comfy.model_management as management
     from gligen_pack.gligen_ops.entity import Box, PhraseBox
-    from gligen_pack.nodes import grounding, unet
+    from gligen_pack.gligen_ops.model import blocks_of
+    from gligen_pack.nodes import grounding
 
     kind, model = base
-    tensors = small.gligen_tensors(unet.blocks_of(model.model.diffusion_model))
+    tensors = small.gligen_tensors(blocks_of(model.model.diffusion_model))
     tensors = {k: v.half() for k, v in tensors.items()}
     gligen = small.gligen(tensors)
     assert gligen.model_size() == sum(v.numel() * 2 for v in tensors.values())

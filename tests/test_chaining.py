@@ -103,7 +103,13 @@ class Case:
 
     @property
     def result(self) -> str:
-        return "refused with a message" if self.refused else "works with a note" if self.note else "works"
+        return (
+            "refused with a message"
+            if self.refused
+            else "works with a note"
+            if self.note
+            else "works"
+        )
 
 
 def patch(class_type, **inputs) -> Step:
@@ -219,7 +225,9 @@ def second_pass(g):
 
 
 def cfg_guider(g):
-    return g.custom(g.out("CFGGuider", model=g.model, positive=g.positive, negative=g.negative, cfg=4.0))
+    return g.custom(
+        g.out("CFGGuider", model=g.model, positive=g.positive, negative=g.negative, cfg=4.0)
+    )
 
 
 def dual_guider(g):

@@ -41,6 +41,7 @@ def test_a_box_that_fills_the_image_up_to_rounding_is_taken():
 @pytest.fixture(scope="module")
 def gligen(pack):
     from gligen_pack.gligen_ops.model import Block
+
     tensors = small.gligen_tensors({Block("middle", 0, 0): 32})
     return small.gligen(tensors)
 
@@ -49,7 +50,9 @@ def ground(gligen, count, conditioning=None, clip=None):
     from gligen_pack.nodes.grounding import ground_boxes
 
     boxes = [PhraseBox(f"thing {n}", Box(0, 0, 0.5, 0.5)) for n in range(count)]
-    return ground_boxes(conditioning or small.conditioning(1), gligen, clip or small.Clip(), [boxes])
+    return ground_boxes(
+        conditioning or small.conditioning(1), gligen, clip or small.Clip(), [boxes]
+    )
 
 
 def test_boxes_chain_and_the_conditioning_before_stays_as_it_was(gligen):

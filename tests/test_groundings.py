@@ -19,11 +19,12 @@ def relative(a, b):
 @pytest.fixture(scope="module")
 def p(pack):
     """What the tests use of the pack and the host. Maps have a narrow backbone."""
+    from gligen_pack.gligen_ops.model import blocks_of
     from gligen_pack.gligen_ops.schedule import BetaSchedule
-    from gligen_pack.nodes import grounding, patch, seat, unet
+    from gligen_pack.nodes import grounding, patch, seat
 
     model = small.sd15()
-    widths = unet.blocks_of(model.model.diffusion_model)
+    widths = blocks_of(model.model.diffusion_model)
     loaded = {}
 
     def gligen(kind="text box", seed=0, fuser="gatedSA"):
@@ -197,7 +198,9 @@ def test_a_clip_without_its_projection_is_caught_and_a_file_of_it_helps(p, tmp_p
     for name in ("projection_matrix.pt", "projection_matrix.safetensors"):
         got = image_box(p, clip=bare, projection=name)[0][1]["gligen"][2][0].at(0).image
         assert torch.equal(got, own)
-    with pytest.raises(GligenError, match="projection: projection_text.pt is not a file of a matrix"):
+    with pytest.raises(
+        GligenError, match="projection: projection_text.pt is not a file of a matrix"
+    ):
         image_box(p, clip=bare, projection="projection_text.pt")
 
 
@@ -397,7 +400,11 @@ def inpainted(p, kind, mask=None, image=None, to=None):
 def test_inpainting_leaves_all_outside_of_the_boxes_as_it_was(p, kind):
     conditioning, latent = inpainted(p, kind)
     out = small.sample(
-        p.schedule(), conditioning, p.negative, latent=latent["samples"], noise_mask=latent["noise_mask"]
+        p.schedule(),
+        conditioning,
+        p.negative,
+        latent=latent["samples"],
+        noise_mask=latent["noise_mask"],
     )
     outside = torch.ones(16, 16, dtype=torch.bool)
     outside[4:12, 4:12] = False
@@ -435,7 +442,10 @@ def test_a_mask_takes_the_place_of_the_boxes(p):
 @pytest.mark.parametrize(
     "kwargs, told",
     [
-        ({"mask": torch.ones(1, 64, 128)}, "mask: it is 128 by 64 pixels, and the picture is 128 by 128"),
+        (
+            {"mask": torch.ones(1, 64, 128)},
+            "mask: it is 128 by 64 pixels, and the picture is 128 by 128",
+        ),
         ({"mask": torch.zeros(1, 128, 128)}, "mask: it is black everywhere"),
     ],
 )
@@ -465,11 +475,17 @@ def test_semantic_maps_are_indices_or_the_colours_of_ade20k():
     by_index = (classes[None, ..., None] / 255).expand(1, 2, 3, 3)
     by_colour = colours[classes][None] / 255
     assert COLOURS.shape == (150, 3)
-    for image, reading in ((by_index, "automatic"), (by_colour, "automatic"), (by_colour, "palette")):
+    for image, reading in (
+        (by_index, "automatic"),
+        (by_colour, "automatic"),
+        (by_colour, "palette"),
+    ):
         assert torch.equal(class_map(image, reading)[0].argmax(0), classes)
     with pytest.raises(GligenError, match="class indices reach 200, and ADE20K has 0 to 151"):
         class_map(torch.full((1, 2, 2, 3), 200 / 255), "automatic")
-    with pytest.raises(GligenError, match="100% of its pixels have colours that ADE20K does not use"):
+    with pytest.raises(
+        GligenError, match="100% of its pixels have colours that ADE20K does not use"
+    ):
         class_map(torch.tensor([0.9, 0.1, 0.5]).expand(1, 2, 2, 3), "automatic")
 
 
@@ -477,7 +493,9 @@ def test_a_map_with_a_strange_number_of_channels_is_refused(p):
     from gligen_pack.nodes.spatial_map import GligenSpatialMap
 
     with pytest.raises(GligenError, match="image: it has 2 channels"):
-        GligenSpatialMap.execute(p.positive, p.gligen("canny map"), torch.rand(1, 8, 8, 2), "automatic")
+        GligenSpatialMap.execute(
+            p.positive, p.gligen("canny map"), torch.rand(1, 8, 8, 2), "automatic"
+        )
 
 
 # Attention

@@ -86,7 +86,11 @@ def test_each_frame_has_its_persons():
 
 def test_json_is_openposes_or_lists_of_points():
     listed = [[list(PLACES[name]) for name in COCO]]
-    for text in (json.dumps(frame(flat(OPENPOSE))), json.dumps([frame(flat(COCO))]), json.dumps(listed)):
+    for text in (
+        json.dumps(frame(flat(OPENPOSE))),
+        json.dumps([frame(flat(COCO))]),
+        json.dumps(listed),
+    ):
         ((points,),) = read(None, text)
         assert torch.allclose(points, expected(), atol=1e-6)
 

@@ -18,11 +18,12 @@ def p(pack):
     import comfy.gligen
     import comfy.model_patcher
     from gligen_pack.gligen_ops.entity import Box, PhraseBox
+    from gligen_pack.gligen_ops.model import blocks_of
     from gligen_pack.gligen_ops.schedule import BetaSchedule
-    from gligen_pack.nodes import grounding, patch, seat, unet
+    from gligen_pack.nodes import grounding, patch, seat
 
     model = small.sd15()
-    tensors = small.gligen_tensors(unet.blocks_of(model.model.diffusion_model))
+    tensors = small.gligen_tensors(blocks_of(model.model.diffusion_model))
 
     def gligen(tensors=tensors):
         return small.gligen(tensors)
@@ -369,7 +370,7 @@ def test_a_model_without_the_blocks_of_stable_diffusion_is_refused(p):
 
     flux = SimpleNamespace(diffusion_model=object(), model_config=p.positive)
     with pytest.raises(GligenError, match="SD 1.x, SD 2.x and SDXL"):
-        p.unet.check_fit(SimpleNamespace(model=flux), p.gligen().model)
+        p.check_fit(SimpleNamespace(model=flux), p.gligen().model)
 
 
 def test_a_curve_of_the_host_sets_beta_over_the_run(p, monkeypatch):
