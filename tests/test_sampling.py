@@ -367,10 +367,11 @@ def test_a_model_without_the_blocks_of_stable_diffusion_is_refused(p):
     from types import SimpleNamespace
 
     from gligen_pack.gligen_ops.errors import GligenError
+    from gligen_pack.nodes.unet import check_fit
 
     flux = SimpleNamespace(diffusion_model=object(), model_config=p.positive)
     with pytest.raises(GligenError, match="SD 1.x, SD 2.x and SDXL"):
-        p.check_fit(SimpleNamespace(model=flux), p.gligen().model)
+        check_fit(SimpleNamespace(model=flux), p.gligen().model)
 
 
 def test_a_curve_of_the_host_sets_beta_over_the_run(p, monkeypatch):
