@@ -1,4 +1,4 @@
-"""Draws boxes and their phrases over a picture."""
+"""Draws boxes with their phrases, and poses, over a picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from ..gligen_ops.entity import Box, PhraseBox
+    from ..gligen_ops.entity import Box, PhraseBox, Pose
 
 COLOURS = (
     (230, 60, 60),
@@ -20,6 +20,13 @@ COLOURS = (
     (40, 200, 210),
     (240, 120, 170),
 )
+BONES = (
+    *((0, 1), (0, 2), (1, 3), (2, 4)),  # head
+    *((5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),  # shoulders and arms
+    *((5, 11), (6, 12), (11, 12)),
+    *((11, 13), (13, 15), (12, 14), (14, 16)),  # legs
+)
+"""Pairs of COCO's 17 points."""
 HALO = (16, 16, 16)
 SMALLEST_TEXT = 10
 
@@ -49,6 +56,21 @@ def draw_boxes(image: Image.Image, boxes: list[PhraseBox]) -> Image.Image:
         draw.rectangle(tag, fill=_colour(number))
         middle = (tag[0] + tag[2] + 1) / 2, (tag[1] + tag[3] + 1) / 2
         draw.text(middle, label, fill=_text_colour(_colour(number)), font=font, anchor="mm")
+    return image
+
+
+def draw_poses(image: Image.Image, poses: list[Pose]) -> Image.Image:
+    """A copy of the picture with the bones and joints of every person."""
+    image = image.convert("RGB")
+    draw = ImageDraw.Draw(image)
+    line = max(2, min(image.size) // 90)
+    for number, pose in enumerate(poses):
+        joints = [(x * image.width, y * image.height) for x, y in pose.points.tolist()]
+        for a, b in BONES:
+            if any(joints[a]) and any(joints[b]):
+                draw.line((*joints[a], *joints[b]), fill=_colour(number), width=line)
+        for x, y in (joint for joint in joints if any(joint)):
+            draw.ellipse((x - line, y - line, x + line, y + line), fill="white", outline=HALO)
     return image
 
 

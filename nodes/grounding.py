@@ -2,7 +2,7 @@
 
 import torch
 
-from ..gligen_ops.entity import Entity, PhraseBox, check_boxes
+from ..gligen_ops.entity import Entity, PhraseBox, Pose, check_boxes
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.kinds import KINDS
 from .entries import KEY, Entry, entities_at, entries_of
@@ -87,18 +87,22 @@ def phrase_feature(clip, phrase: str, seat) -> torch.Tensor:
 
 def boxes_of(conditioning, width: int, height: int) -> list[PhraseBox]:
     """The boxes that a CONDITIONING carries in its first frame, for an image of width × height pixels.
-    Entries of the host's own nodes have no phrase and are numbered."""
+    Entries of the host's own nodes have no phrase and are numbered. A style has no box."""
     boxes = []
-    for entity in entities_of(conditioning, width, height):
-        if isinstance(entity, Entity):
+    for entity in _entities(conditioning, width, height):
+        if isinstance(entity, Entity) and entity.box.problem() is None:
             box = PhraseBox(entity.phrase or f"box {len(boxes) + 1}", entity.box)
             if box not in boxes:
                 boxes.append(box)
     return boxes
 
 
-def entities_of(conditioning, width: int, height: int) -> list:
-    """Everything that a CONDITIONING grounds in its first frame."""
+def poses_of(conditioning) -> list[Pose]:
+    """The persons that a CONDITIONING carries in its first frame."""
+    return [e for e in _entities(conditioning, 1, 1) if isinstance(e, Pose)]
+
+
+def _entities(conditioning, width: int, height: int) -> list:
     size = height / LATENT_PIXEL, width / LATENT_PIXEL
     return [
         entity

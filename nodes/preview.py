@@ -1,12 +1,12 @@
-"""Shows the boxes of a conditioning."""
+"""Shows the boxes and poses of a conditioning."""
 
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from .drawing import draw_boxes
-from .grounding import boxes_of
+from .drawing import draw_boxes, draw_poses
+from .grounding import boxes_of, poses_of
 
 GREY = 0.5
 
@@ -19,7 +19,7 @@ class GligenPreview(io.ComfyNode):
             display_name="GLIGEN Preview",
             category="conditioning/gligen",
             description=(
-                "Draws the boxes and phrases that a conditioning carries, over a picture or an "
+                "Draws the boxes, phrases and poses that a conditioning carries, over a picture or an "
                 "empty canvas: check a layout before the run, or a result against it."
             ),
             search_aliases=["gligen", "draw boxes", "show boxes", "layout"],
@@ -57,7 +57,10 @@ class GligenPreview(io.ComfyNode):
             image = torch.full((1, height, width, 3), GREY)
         _, height, width, _ = image.shape
         boxes = boxes_of(conditioning, width, height)
-        drawn = torch.stack([_array(draw_boxes(_picture(one), boxes)) for one in image])
+        poses = poses_of(conditioning)
+        drawn = torch.stack(
+            [_array(draw_boxes(draw_poses(_picture(one), poses), boxes)) for one in image]
+        )
         return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
 
 

@@ -1,8 +1,10 @@
-"""Drawing boxes and their phrases."""
+"""Drawing boxes with their phrases, and poses."""
 
+import numpy as np
 import pytest
-from gligen_pack.gligen_ops.entity import Box, PhraseBox
-from gligen_pack.nodes.drawing import COLOURS, draw_boxes
+import torch
+from gligen_pack.gligen_ops.entity import Box, PhraseBox, Pose
+from gligen_pack.nodes.drawing import COLOURS, draw_boxes, draw_poses
 from PIL import Image
 
 CAT = PhraseBox("a cat", Box.from_size(0.1, 0.2, 0.3, 0.4))
@@ -66,3 +68,12 @@ def test_tiny_boxes_tiny_pictures_and_many_boxes_are_drawn():
         before, [PhraseBox("box 1", CAT.box)]
     )
     assert changed(before, draw_boxes(before, [])) == set()
+
+
+def test_a_pose_is_drawn_with_its_bones_and_without_what_is_missing():
+    points = torch.zeros(17, 2)
+    points[5], points[7] = torch.tensor([0.25, 0.5]), torch.tensor([0.75, 0.5])  # an upper arm
+    drawn = np.asarray(draw_poses(Image.new("RGB", (200, 200)), [Pose(points)]))
+    middle = drawn[100, 60:140]
+    assert (middle == middle[0]).all() and middle[0].any()
+    assert not drawn[:80].any() and not drawn[120:].any()
