@@ -119,6 +119,13 @@ def patch(class_type, **inputs) -> Step:
     return step
 
 
+def weights(dtype) -> Step:
+    def step(g):
+        g.model = g.out("StandInWeights", dtype=dtype)
+
+    return step
+
+
 def controlnet(*seeds) -> Step:
     def step(g):
         hint = g.out("EmptyImage", width=128, height=128, batch_size=1, color=0x4080C0)
@@ -303,9 +310,9 @@ CASES = [
          note="a guider of three conditionings needs the GLIGEN β Schedule node"),
     Case("latent upscale, second pass at another size", sample=second_pass),
     Case("batch of 4", before=batch_of_4),
-    Case("fp16 weights", before=patch("StandInWeights", dtype="float16")),
-    Case("bf16 weights", before=patch("StandInWeights", dtype="bfloat16")),
-    Case("fp8 weights", before=patch("StandInWeights", dtype="float8_e4m3fn")),
+    Case("fp16 weights", before=weights("float16")),
+    Case("bf16 weights", before=weights("bfloat16")),
+    Case("fp8 weights", before=weights("float8_e4m3fn")),
     Case("three models in one prompt", sample=three_models),
 ]  # fmt: skip
 

@@ -7,6 +7,8 @@ import comfy.ops
 import torch
 from comfy_api.latest import ComfyExtension, io
 
+from nodes import NODE_CLASS_MAPPINGS
+
 DEMO_UNET = {
     "image_size": 16, "in_channels": 4, "model_channels": 64, "hint_channels": 3,
     "channel_mult": [1, 1], "num_res_blocks": [1, 2], "transformer_depth": [0, 1, 1],
@@ -40,34 +42,24 @@ class StandInControlNet(io.ComfyNode):
 
 
 class StandInWeights(io.ComfyNode):
-    """The model with its weights in another type."""
+    """A demo model of its own with its weights in another type."""
 
     @classmethod
     def define_schema(cls):
         return io.Schema(
             node_id="StandInWeights",
             category="tests",
-            inputs=[
-                io.Model.Input("model"),
-                io.Combo.Input("dtype", options=["float16", "bfloat16", "float8_e4m3fn"]),
-            ],
+            inputs=[io.Combo.Input("dtype", options=["float16", "bfloat16", "float8_e4m3fn"])],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, model, dtype) -> io.NodeOutput:
-        import copy
-
-        dtype = getattr(torch, dtype)
-        whole = copy.deepcopy(model.model)
-        for module in whole.diffusion_model.modules():
+    def execute(cls, dtype) -> io.NodeOutput:
+        model = NODE_CLASS_MAPPINGS["GligenDemoModel"].execute().result[0]
+        for module in model.model.diffusion_model.modules():
             if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-                module.weight.data = module.weight.data.to(dtype)
-                if module.bias is not None:
-                    module.bias.data = module.bias.data.to(dtype)
+                module.to(getattr(torch, dtype))
                 module.comfy_cast_weights = True
-        model = model.clone()
-        model.model = whole
         return io.NodeOutput(model)
 
 
