@@ -13,9 +13,9 @@ COUNT = 12000
 FIGURES = 0.15
 
 
-def scenes(count: int = COUNT) -> list[world.Scene]:
+def scenes() -> list[world.Scene]:
     rng = np.random.default_rng(3)
-    return [world.Scene.random(rng, world.pairs(), figures=FIGURES) for _ in range(count)]
+    return [world.Scene.random(rng, world.pairs(), figures=FIGURES) for _ in range(COUNT)]
 
 
 @torch.no_grad()

@@ -1,19 +1,21 @@
 """Where the training keeps its state and the finished weights."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-RUN = Path(__file__).parent / "run"
-WEIGHTS = Path(__file__).parent / "weights"
+FOLDER = Path(os.environ.get("GLIGEN_DEMO", Path(__file__).parent))
+RUN = FOLDER / "run"
+WEIGHTS = FOLDER / "weights"
 
 
 def save_weights(name: str, tensors: dict, dtype=torch.float16, **metadata) -> Path:
     """Write demo/weights/NAME.safetensors; metadata values are stored as JSON."""
-    WEIGHTS.mkdir(exist_ok=True)
+    WEIGHTS.mkdir(parents=True, exist_ok=True)
     file = WEIGHTS / f"{name}.safetensors"
     tensors = {
         k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in tensors.items()

@@ -17,7 +17,7 @@ from . import models
 
 models.import_host()
 
-from . import train_base, train_gligen, train_vae  # noqa: E402
+from . import data, train_base, train_gligen, train_vae  # noqa: E402
 
 TRAINERS = {
     "vae": train_vae.train,
@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", choices=[[], *STAGES], help="default: all, in order")
     for stage, steps in STAGES.items():
         parser.add_argument(f"--{stage}-steps", type=int, default=steps, metavar="N")
+    parser.add_argument("--scenes", type=int, default=data.COUNT, metavar="N")
     arguments = parser.parse_args()
+    data.COUNT = arguments.scenes
     torch.set_num_threads(os.cpu_count())
     torch.set_flush_denormal(True)
     for stage in arguments.stages or STAGES:

@@ -8,14 +8,17 @@ from torch import nn
 
 from gligen_ops import training
 from gligen_ops.box_tokens import SLOTS, BoxTokenizer
-from gligen_ops.model import Block, Gligen
+from gligen_ops.checkpoint import tensors_of
+from gligen_ops.model import Block, Gligen, blocks_of
 
 from . import data, models, train_base, train_vae, world
-from .stages import RUN, WEIGHTS, save_weights
+from .stages import FOLDER, RUN, save_weights
 
 BATCH = 64
 KEEP = 0.9  # share of a scene's things that are grounded: the rest come from the caption alone
-JITTER = 0.2  # noise on a phrase's features, in their own spread, for pairs that are never seen here
+JITTER = (
+    0.2  # noise on a phrase's features, in their own spread, for pairs that are never seen here
+)
 
 
 def grounded_scenes() -> list[int]:
@@ -25,22 +28,6 @@ def grounded_scenes() -> list[int]:
         for i, scene in enumerate(data.scenes())
         if not any((t.colour, t.shape) in world.HELD_OUT for t in scene.things)
     ]
-
-
-def widths(unet: nn.Module) -> dict[Block, int]:
-    """The transformer blocks of the host's UNet, in the order in which they run."""
-    parts = [
-        ("input", unet.input_blocks),
-        ("middle", [unet.middle_block]),
-        ("output", unet.output_blocks),
-    ]
-    return {
-        Block(kind, number, index): block.attn1.to_q.in_features
-        for kind, blocks in parts
-        for number, layers in enumerate(blocks)
-        for layer in layers
-        for index, block in enumerate(getattr(layer, "transformer_blocks", ()))
-    }
 
 
 def denoiser(unet: nn.Module) -> training.Denoise:
@@ -84,7 +71,7 @@ def train(steps: int) -> None:
     scenes, usable = data.scenes(), np.array(grounded_scenes())
     latents = data.latents(train_vae.trained(), scenes)
     tokens = data.Tokens()
-    gligen = Gligen(BoxTokenizer(models.CONTEXT, models.CONTEXT), models.CONTEXT, widths(unet))
+    gligen = Gligen(BoxTokenizer(models.CONTEXT, models.CONTEXT), models.CONTEXT, blocks_of(unet))
     features = phrase_features(text, scenes)
     with torch.no_grad():
         null_context = text(tokens([""]))[0]
@@ -101,7 +88,7 @@ def train(steps: int) -> None:
         low = np.where(rng.random(BATCH) < 0.6, 500, 0)
         return batch, torch.from_numpy(rng.integers(low, training.Diffusion.steps))
 
-    gates = WEIGHTS.parent / "gates.jsonl"
+    gates = FOLDER / "gates.jsonl"
     if not (RUN / "gligen.pt").exists():
         gates.write_text("")
 
@@ -115,13 +102,4 @@ def train(steps: int) -> None:
     after = [*unet.parameters(), *text.parameters()]
     if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
         raise RuntimeError("The frozen base changed during training.")
-    save_weights("gligen", gligen_tensors(gligen))
-
-
-def gligen_tensors(gligen: Gligen) -> dict[str, torch.Tensor]:
-    """By the names that GLIGEN files have."""
-    tensors = {f"position_net.{k}": v for k, v in gligen.position_net.state_dict().items()}
-    for block in gligen.widths:
-        layer = gligen.layer(block).state_dict()
-        tensors |= {f"{block.key}.{k}": v for k, v in layer.items()}
-    return tensors
+    save_weights("gligen", tensors_of(gligen))

@@ -25,7 +25,7 @@ def fit(
     loss: of a step, its randomness torch's own, which is seeded by the step. Returns the seconds it
     took in all.
     """
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     parameters = [p for g in groups for p in g["params"]]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -86,9 +86,9 @@ def test_objects_stand_in_their_boxes_with_grounding_and_not_without(accuracy):
 
 
 def test_the_demo_gligen_is_read_by_the_same_loader_as_any_file(demo):
-    gligen = demo.gligen.model
-    assert gligen.text_width == 64 and gligen.slots == 30
-    gates = [g for b in gligen.gligen.widths for g in gligen.gligen.layer(b).gates()]
+    gligen = demo.gligen.model.gligen
+    assert gligen.position_net.text_width == 64 and gligen.kind.name == "text box"
+    gates = [g for b in gligen.widths for g in gligen.layer(b).gates()]
     assert all(torch.isfinite(g) for g in gates)
 
 

@@ -537,3 +537,39 @@ def test_what_is_noted_is_the_softmax_over_places_and_tokens():
         by_hand.append((q[..., part] @ k[..., part].transpose(1, 2) / 2).softmax(-1))
     assert torch.allclose(weights, sum(by_hand) / 2, atol=1e-6)
     assert torch.equal(to_grounding_tokens(weights, 6, 3), weights[..., 6:].transpose(1, 2))
+
+
+# More than one device
+
+
+@pytest.mark.parametrize("pool", [False, True], ids=["in turn", "at once"])
+def test_the_hosts_split_over_devices_gives_the_picture_of_one(p, pool):
+    """Where core's own GLIGEN is left out. The devices are names for the CPU."""
+    import comfy.multigpu
+
+    conditioning = grounded(p, "canny map", p.text())
+    expected = small.sample(p.schedule(), conditioning, p.negative)
+    model = p.schedule()
+    devices = [torch.device("cpu"), torch.device("cpu", 0)]
+    model.model_options["multigpu_clones"] = dict.fromkeys(devices, model)
+    workers = comfy.multigpu.MultiGPUThreadPool(devices) if pool else None
+    model.model_options["multigpu_thread_pool"] = workers
+    try:
+        assert relative(small.sample(model, conditioning, p.negative), expected) < 1e-5
+    finally:
+        if workers is not None:
+            workers.shutdown()
+
+
+def test_weights_that_the_host_keeps_off_the_device_are_used_as_they_come(p):
+    """Little memory: the host loads a part of a model and gives the rest of it as it is needed."""
+    conditioning = p.text()
+    expected = small.sample(p.schedule(), conditioning, p.negative)
+    gligen = p.gligen()
+    gligen.detach()
+    gligen.load(torch.device("cpu"), lowvram_model_memory=gligen.model_size() // 10)
+    kept_off = [
+        m for m in gligen.model.modules() if getattr(m, "prev_comfy_cast_weights", None) is not None
+    ]
+    assert kept_off
+    assert relative(small.sample(p.schedule(), conditioning, p.negative), expected) < 1e-5

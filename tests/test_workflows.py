@@ -7,6 +7,8 @@ import io
 import json
 import math
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import files
 import pytest
 import small
 import torch
+from gligen_pack.devtools.server import Server
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
@@ -374,3 +377,16 @@ def test_runs_to_a_picture(server, models, name):
     with Image.open(io.BytesIO(image)) as picture:
         assert picture.size == size
         assert max(high - low for low, high in picture.convert("RGB").getextrema()) > 0
+
+
+def test_two_servers_run_the_same_workflow_at_once_to_the_same_picture(server, host_path, tmp_path):
+    workflow = api_form("demo_text_boxes")
+    with Server(host_path, sys.executable, tmp_path, flags=["--cpu"]) as other:
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(lambda s: s.run(workflow), (server, other))
+    assert first and [*map(pixels, first)] == [*map(pixels, second)]
+
+
+def pixels(data):
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.tobytes()

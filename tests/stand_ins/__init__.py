@@ -7,7 +7,7 @@ import comfy.ops
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from nodes import NODE_CLASS_MAPPINGS
+import nodes as host
 
 DEMO_UNET = {
     "image_size": 16, "in_channels": 4, "model_channels": 64, "hint_channels": 3,
@@ -55,7 +55,7 @@ class StandInWeights(io.ComfyNode):
 
     @classmethod
     def execute(cls, dtype) -> io.NodeOutput:
-        model = NODE_CLASS_MAPPINGS["GligenDemoModel"].execute().result[0]
+        model = host.NODE_CLASS_MAPPINGS["GligenDemoModel"].execute().result[0]
         for module in model.model.diffusion_model.modules():
             if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
                 module.to(getattr(torch, dtype))
