@@ -1,7 +1,5 @@
 from comfy_api.latest import io
 
-from comfy_api.input import CurveInput  # isort: skip  (it needs the line above)
-
 from ..gligen_ops.schedule import BetaSchedule
 from . import patch
 from .seat import own
@@ -57,6 +55,12 @@ class GligenBetaSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, tau, decay, strength, negative_grounding, curve=None) -> io.NodeOutput:
-        function = None if curve is None else CurveInput.from_raw(curve).interp
-        betas = BetaSchedule(tau, decay, strength, function)
+        betas = BetaSchedule(tau, decay, strength, None if curve is None else function_of(curve))
         return io.NodeOutput(patch.schedule(model, betas, negative_grounding, own))
+
+
+def function_of(curve):
+    """A CURVE as a function of 0..1."""
+    from comfy_api.input import CurveInput  # hosts that have no Curve node lack it
+
+    return CurveInput.from_raw(curve).interp

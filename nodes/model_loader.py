@@ -1,7 +1,5 @@
 import folder_paths
 from comfy_api.latest import io
-from server import PromptServer
-
 from . import seat
 
 
@@ -38,4 +36,6 @@ class GligenModelLoader(io.ComfyNode):
 
 def show(text: str, node_id: str) -> None:
     """On the node in the browser."""
+    from server import PromptServer  # the whole server, which only runs in one need
+
     PromptServer.instance.send_progress_text(text, node_id)
