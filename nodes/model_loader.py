@@ -1,5 +1,6 @@
 import folder_paths
 from comfy_api.latest import io
+
 from . import seat
 
 

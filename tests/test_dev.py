@@ -469,3 +469,17 @@ def test_pictures_are_numbered(tmp_path):
 def test_chromium_can_be_named(monkeypatch):
     monkeypatch.setenv("GLIGEN_CHROMIUM", sys.executable)
     assert commands.find_chromium() == sys.executable
+
+
+def test_tests_run_on_the_newest_host_or_on_those_that_are_named(monkeypatch):
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    every = list(environment.HOSTS)
+    assert commands.hosts_of(["-k", "boxes"]) == ([environment.HOST_VERSION], ["-k", "boxes"])
+    assert commands.hosts_of(["--hosts", "all", "-x"]) == (every, ["-x"])
+    assert commands.hosts_of(["-x", "--hosts", ",".join(every[:2])]) == (every[:2], ["-x"])
+    for wrong in (["--hosts"], ["--hosts", "0.1"], ["--hosts", "0.30.0,"]):
+        with pytest.raises(DevError, match=r"--hosts takes all or some of .*0\.30\.0"):
+            commands.hosts_of(wrong)
+    monkeypatch.setenv("COMFYUI_PATH", "/somewhere")
+    with pytest.raises(DevError, match="unset COMFYUI_PATH"):
+        commands.hosts_of(["--hosts", "all"])
