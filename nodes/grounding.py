@@ -85,11 +85,11 @@ def phrase_feature(clip, phrase: str, seat) -> torch.Tensor:
     return feature
 
 
-def boxes_of(conditioning, width: int, height: int) -> list[PhraseBox]:
-    """The boxes that a CONDITIONING carries in its first frame, for an image of width × height pixels.
-    Entries of the host's own nodes have no phrase and are numbered. A style has no box."""
+def boxes_of(conditioning, width: int, height: int, frame: int = 0) -> list[PhraseBox]:
+    """The boxes that a CONDITIONING carries in a frame, for an image of width × height pixels. Entries
+    of the host's own nodes have no phrase and are numbered. A style has no box."""
     boxes = []
-    for entity in _entities(conditioning, width, height):
+    for entity in _entities(conditioning, width, height, frame):
         if isinstance(entity, Entity) and entity.box.problem() is None:
             box = PhraseBox(entity.phrase or f"box {len(boxes) + 1}", entity.box)
             if box not in boxes:
@@ -97,15 +97,15 @@ def boxes_of(conditioning, width: int, height: int) -> list[PhraseBox]:
     return boxes
 
 
-def poses_of(conditioning) -> list[Pose]:
-    """The persons that a CONDITIONING carries in its first frame."""
-    return [e for e in _entities(conditioning, 1, 1) if isinstance(e, Pose)]
+def poses_of(conditioning, frame: int = 0) -> list[Pose]:
+    """The persons that a CONDITIONING carries in a frame."""
+    return [e for e in _entities(conditioning, 1, 1, frame) if isinstance(e, Pose)]
 
 
-def _entities(conditioning, width: int, height: int) -> list:
+def _entities(conditioning, width: int, height: int, frame: int) -> list:
     size = height / LATENT_PIXEL, width / LATENT_PIXEL
     return [
         entity
         for _, extra in conditioning
-        for entity, _ in entities_at(entries_of(extra), 0, *size)
+        for entity, _ in entities_at(entries_of(extra), frame, *size)
     ]

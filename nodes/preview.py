@@ -56,11 +56,12 @@ class GligenPreview(io.ComfyNode):
         if image is None:
             image = torch.full((1, height, width, 3), GREY)
         _, height, width, _ = image.shape
-        boxes = boxes_of(conditioning, width, height)
-        poses = poses_of(conditioning)
-        drawn = torch.stack(
-            [_array(draw_boxes(draw_poses(_picture(one), poses), boxes)) for one in image]
-        )
+        pictures = []
+        for frame, one in enumerate(image):
+            picture = draw_poses(_picture(one), poses_of(conditioning, frame))
+            boxes = boxes_of(conditioning, width, height, frame)
+            pictures.append(_array(draw_boxes(picture, boxes)))
+        drawn = torch.stack(pictures)
         return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
 
 
