@@ -1,10 +1,18 @@
 """Random weights of GLIGEN's parts by the authors' names, listed as their code creates them."""
 
+from functools import cache
+
 import torch
 
 HIDDEN = 512
 BOX = 64
 POINT = 32
+
+
+@cache
+def numbers():
+    """Random numbers that all tensors are cut out of: as many anew for each would take seconds."""
+    return torch.randn(1 << 24, generator=torch.Generator().manual_seed(0))
 
 
 class Tensors:
@@ -15,7 +23,9 @@ class Tensors:
         self.generator = torch.Generator().manual_seed(seed)
 
     def random(self, name, *shape, scale=0.05, around=0.0):
-        self.tensors[name] = around + scale * torch.randn(shape, generator=self.generator)
+        count = torch.Size(shape).numel()
+        start = int(torch.randint(len(numbers()) - count, (), generator=self.generator))
+        self.tensors[name] = around + scale * numbers()[start : start + count].view(shape)
 
     def weights(self, name, *shape, bias=True):
         self.random(f"{name}.weight", *shape, scale=torch.Size(shape[1:]).numel() ** -0.5)

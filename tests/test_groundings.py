@@ -573,3 +573,25 @@ def test_weights_that_the_host_keeps_off_the_device_are_used_as_they_come(p):
     ]
     assert kept_off
     assert relative(small.sample(p.schedule(), conditioning, p.negative), expected) < 1e-5
+
+
+# Saving
+
+
+def test_a_saved_model_is_the_one_that_was_loaded_and_knows_its_kind(p, tmp_path, monkeypatch):
+    import folder_paths
+    from gligen_pack.gligen_ops.checkpoint import read_gligen
+    from gligen_pack.nodes import seat
+    from gligen_pack.nodes.model_save import GligenModelSave
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    gligen = p.gligen("depth map", fuser="gatedSA2")
+    GligenModelSave.execute(gligen, "gligen/part")
+    (file,) = (tmp_path / "gligen").glob("part*.safetensors")
+    again = seat.load(str(file), "part.safetensors").model
+    assert (again.gligen.kind.name, again.gligen.fuser) == ("depth map", "gatedSA2")
+    assert again.source == gligen.model.source
+    before, after = gligen.model.gligen.state_dict(), again.gligen.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    expected = random_tensors("depth map", p.widths, 768, 32, 0, 0.6, fuser="gatedSA2")
+    assert read_gligen(file).tensors.keys() == expected.keys()

@@ -46,11 +46,11 @@ def models(host, server):
         file = server.base / "models" / name
         file.parent.mkdir(exist_ok=True)
         make(file, host)
-    picture = server.base / "input" / "example.png"
-    picture.parent.mkdir(exist_ok=True)
-    shutil.copy(host / "input" / "example.png", picture)
+    pictures = [server.base / "input" / name for name in ("example.png", CLASSES)]
+    shutil.copy(host / "input" / "example.png", pictures[0])
+    Image.effect_noise((64, 64), 30).point(lambda v: v % 151).save(pictures[1])
     yield
-    for file in (*(server.base / "models" / name for name in MODELS), picture):
+    for file in (*(server.base / "models" / name for name in MODELS), *pictures):
         file.unlink()
 
 
@@ -154,6 +154,14 @@ def clip_vision_shapes(host):
     return shapes_of(model)
 
 
+def detector_shapes(host):
+    import comfy.ops
+    from comfy.ldm.rt_detr.rtdetr_v4 import RTv4
+
+    with torch.device("meta"):
+        return shapes_of(RTv4(operations=comfy.ops.disable_weight_init))
+
+
 def controlnet_shapes(host):
     import comfy.cldm.cldm
     import comfy.ops
@@ -175,8 +183,18 @@ MODELS = {
     "gligen/gligen_text_image_box.bin": gligen("text and image box", net="text_image"),
     "gligen/gligen_keypoint.bin": gligen("keypoints", net="keypoint"),
     "gligen/gligen_canny.bin": gligen("canny map", net="canny"),
+    "gligen/gligen_hed.bin": gligen("hed map", net="hed"),
+    "gligen/gligen_depth.bin": gligen("depth map", net="depth"),
+    "gligen/gligen_normal.bin": gligen("normal map", net="normal"),
+    "gligen/gligen_sem.bin": gligen("semantic map", net="sem"),
     "gligen/gligen_inpainting_text_box.bin": gligen("text box inpainting"),
+    "gligen/gligen_inpainting_text_image_box.bin": gligen(
+        "text and image box inpainting", net="text_image"
+    ),
+    "diffusion_models/rt_detr_v4-x-hgnet_fp16.safetensors": sparse(detector_shapes),
 }
+CLASSES = "classes.png"
+"""A class map in place of the picture that every ComfyUI has."""
 RENAMED = ("diffusion_pytorch_model.bin", "model.safetensors")
 """What the authors call every file of theirs."""
 
@@ -369,6 +387,8 @@ def test_runs_to_a_picture(server, models, name):
     workflow = api_form(name)
     size = (512, 512) if name.startswith("demo_") else (128, 128)
     for node in workflow.values():
+        if name == "semantic_map" and node["class_type"] == "LoadImage":
+            node["inputs"]["image"] = CLASSES
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 2
         if node["class_type"] in ("EmptyLatentImage", "ImageScale"):
