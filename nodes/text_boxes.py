@@ -42,7 +42,7 @@ class GligenTextBoxes(io.ComfyNode):
                 ),
                 io.MultiType.Input(
                     "boxes",
-                    [io.BoundingBox, io.Array],
+                    [io.BoundingBox, io.Custom("ARRAY")],
                     optional=True,
                     tooltip=(
                         "Boxes from a detector, or bboxes or elements of Create Bounding Boxes "
