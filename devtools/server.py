@@ -213,6 +213,10 @@ class Server:
         failure = failure_of(entry)
         if failure:
             raise DevError(f"{failure}\nThe whole log: {self.log}")
+        return self.pictures(entry)
+
+    def pictures(self, entry):
+        """The pictures that a workflow saved, as encoded bytes."""
         return [self.fetch("/view?" + urllib.parse.urlencode(i)) for i in saved_images(entry)]
 
 

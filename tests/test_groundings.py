@@ -545,14 +545,13 @@ def test_what_is_noted_is_the_softmax_over_places_and_tokens():
 @pytest.mark.parametrize("pool", [False, True], ids=["in turn", "at once"])
 def test_the_hosts_split_over_devices_gives_the_picture_of_one(p, pool):
     """Where core's own GLIGEN is left out. The devices are names for the CPU."""
-    import comfy.multigpu
-
+    multigpu = pytest.importorskip("comfy.multigpu", reason="a host without the split")
     conditioning = grounded(p, "canny map", p.text())
     expected = small.sample(p.schedule(), conditioning, p.negative)
     model = p.schedule()
     devices = [torch.device("cpu"), torch.device("cpu", 0)]
     model.model_options["multigpu_clones"] = dict.fromkeys(devices, model)
-    workers = comfy.multigpu.MultiGPUThreadPool(devices) if pool else None
+    workers = multigpu.MultiGPUThreadPool(devices) if pool else None
     model.model_options["multigpu_thread_pool"] = workers
     try:
         assert relative(small.sample(model, conditioning, p.negative), expected) < 1e-5

@@ -149,6 +149,25 @@ def test_pack_is_entered_by_the_entry_point_alone(pack):
     assert (ROOT / pack.WEB_DIRECTORY / "docs").is_dir()
 
 
+def test_a_comfyui_that_is_too_old_is_told_in_one_sentence(pack, monkeypatch):
+    import comfyui_version
+
+    asyncio.run(pack.comfy_entrypoint())
+    monkeypatch.setattr(comfyui_version, "__version__", "0.15.1")
+    with pytest.raises(ValueError, match=r"needs ComfyUI 0\.16\.3 or newer, and this is 0\.15\.1"):
+        asyncio.run(pack.comfy_entrypoint())
+
+
+def test_the_oldest_host_is_the_same_everywhere():
+    from gligen_pack.devtools.environment import HOSTS
+    from gligen_pack.nodes import OLDEST_HOST
+
+    oldest = ".".join(map(str, OLDEST_HOST))
+    assert oldest == min(HOSTS, key=lambda version: [*map(int, version.split("."))])
+    assert f'requires-comfyui = ">={oldest}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"ComfyUI {oldest}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_loader_lists_files_and_needs_no_folder(classes, tmp_path, monkeypatch):
     import folder_paths
 
@@ -312,7 +331,7 @@ def test_good_workflow_runs_as_before_after_a_bad_one(server, demo):
         for name in dict(entry["status"]["messages"])["execution_cached"]["nodes"]
     ]
     assert "GligenDemoModel" in cached and "GligenKSampler" not in cached
-    (after,) = server.run(again)
+    (after,) = server.pictures(entry)
     before, after = (Image.open(BytesIO(picture)) for picture in (before, after))
     assert before.size == (512, 512)
     assert ImageChops.difference(before, after).getbbox() is None

@@ -378,6 +378,8 @@ def test_a_curve_of_the_host_sets_beta_over_the_run(p, monkeypatch):
     from gligen_pack.gligen_ops.gated import GatedSelfAttention
     from gligen_pack.nodes.beta_schedule import GligenBetaSchedule
 
+    if not hasattr(pytest.importorskip("comfy_api.input"), "CurveInput"):
+        pytest.skip("a host without curves")
     curve = {"points": [[0.0, 1.0], [1.0, 0.0]], "interpolation": "linear"}
     (model,) = GligenBetaSchedule.execute(p.model, 0.3, 0.0, 0.5, "null", curve=curve).result
     betas = []
