@@ -47,8 +47,6 @@ class Unscheduled:
         if id(entries) not in self._groundings:
             own_entries = entries_of({COND_KEY: ("position", seat, entries)})
             positive = groundings(own_entries, self.seat_of)
-            null = [Grounding(g.seat, self._null, g.strength) for g in positive]
-            self._groundings[id(entries)] = positive, null, entries
             for g in positive:
                 if g.convolves:
                     raise GligenError(
@@ -56,6 +54,8 @@ class Unscheduled:
                         "model's first convolution. Put a GLIGEN β Schedule node between the model and "
                         "the sampler, or use the GLIGEN KSampler."
                     )
+            null = [Grounding(g.seat, self._null, g.strength) for g in positive]
+            self._groundings[id(entries)] = positive, null, entries
         positive, null, _ = self._groundings[id(entries)]
 
         def middle_patch(v, extra):
