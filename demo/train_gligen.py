@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from gligen_ops import training
-from gligen_ops.box_tokens import SLOTS, BoxTokenizer
+from gligen_ops.box_tokens import BoxTokenizer
 from gligen_ops.checkpoint import tensors_of
+from gligen_ops.entity import Box, Entity
 from gligen_ops.model import Block, Gligen, blocks_of
 
 from . import data, models, train_base, train_vae, world
@@ -16,9 +17,7 @@ from .stages import FOLDER, RUN, save_weights
 
 BATCH = 64
 KEEP = 0.9  # share of a scene's things that are grounded: the rest come from the caption alone
-JITTER = (
-    0.2  # noise on a phrase's features, in their own spread, for pairs that are never seen here
-)
+JITTER = 0.2  # noise on a phrase's features, in their spread, for pairs that are never seen here
 
 
 def grounded_scenes() -> list[int]:
@@ -48,20 +47,14 @@ def phrase_features(text: nn.Module, scenes) -> dict[str, torch.Tensor]:
         return dict(zip(phrases, text(data.Tokens()(phrases))[3], strict=True))
 
 
-def box_grounding(scenes, features: dict[str, torch.Tensor], rng) -> tuple[torch.Tensor, ...]:
-    """The tokenizer's inputs for a batch of scenes: boxes, mask and phrase features."""
-    spread = torch.stack(list(features.values())).std(0) * JITTER
-    boxes = torch.zeros(len(scenes), SLOTS, 4)
-    mask = torch.zeros(len(scenes), SLOTS)
-    text = torch.zeros(len(scenes), SLOTS, models.CONTEXT)
-    for row, scene in enumerate(scenes):
-        things = [t for t in scene.things if rng.random() < KEEP]
-        for slot, thing in enumerate(things):
-            boxes[row, slot] = torch.tensor(thing.box)
-            mask[row, slot] = 1
-            phrase = thing.name if rng.random() < world.BARE else thing.phrase
-            text[row, slot] = features[phrase] + spread * torch.randn(models.CONTEXT)
-    return boxes, mask, text
+def entities(scene: world.Scene, features: dict[str, torch.Tensor], spread, rng) -> list[Entity]:
+    """Things of a scene as they are grounded. spread: of the noise on their features, [F]."""
+    found = []
+    for thing in [t for t in scene.things if rng.random() < KEEP]:
+        phrase = thing.name if rng.random() < world.BARE else thing.phrase
+        feature = features[phrase] + spread * torch.randn(models.CONTEXT)
+        found.append(Entity(Box(*thing.box), phrase, feature))
+    return found
 
 
 def train(steps: int) -> None:
@@ -73,6 +66,7 @@ def train(steps: int) -> None:
     tokens = data.Tokens()
     gligen = Gligen(BoxTokenizer(models.CONTEXT, models.CONTEXT), models.CONTEXT, blocks_of(unet))
     features = phrase_features(text, scenes)
+    spread = torch.stack(list(features.values())).std(0) * JITTER
     with torch.no_grad():
         null_context = text(tokens([""]))[0]
 
@@ -82,7 +76,8 @@ def train(steps: int) -> None:
         chosen = [scenes[i] for i in picked]
         with torch.no_grad():
             context = text(tokens([world.caption(s, rng) for s in chosen]))[0]
-        grounding = box_grounding(chosen, features, rng)
+        inputs = [gligen.position_net.inputs(entities(s, features, spread, rng)) for s in chosen]
+        grounding = tuple(torch.cat(parts) for parts in zip(*inputs, strict=True))
         batch = training.Batch(latents[torch.from_numpy(picked)], context, grounding)
         # Layout is decided where there is much noise: four in five steps are drawn from there.
         low = np.where(rng.random(BATCH) < 0.6, 500, 0)

@@ -12,11 +12,16 @@ from torch import Tensor
 def attention_weights(q: Tensor, k: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √d), the mean over the heads. q: [B, N, C]; k: [B, M, C]; mask: [B, 1, M], added
     to the logits. Returns [B, N, M] in float32."""
-    q, k = (rearrange(t.float(), "b n (h d) -> b h n d", h=heads) for t in (q, k))
-    logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    logits = attention_logits(q, k, heads)
     if mask is not None:
         logits = logits + mask[:, None].float()
     return logits.softmax(-1).mean(1)
+
+
+def attention_logits(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """q kᵀ / √d of each head. q: [B, N, C]; k: [B, M, C]. Returns [B, heads, N, M] in float32."""
+    q, k = (rearrange(t.float(), "b n (h d) -> b h n d", h=heads) for t in (q, k))
+    return q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
 
 
 def to_grounding_tokens(weights: Tensor, places: int, tokens: int) -> Tensor:

@@ -134,9 +134,14 @@ class GatedSelfAttention(GatedLayer):
         self, v: Tensor, grounding: GroundingKeys, heads: int, attention: Attention, grid: Grid
     ) -> Tensor:
         h = self.norm1(v)
-        key = torch.cat([self.attn.to_k(h), grounding.key], dim=1)  # [B, N + G, C]
-        value = torch.cat([self.attn.to_v(h), grounding.value], dim=1)
+        key, value = self.keys_of_all(h, grounding)
         mask = grounding.bias
         if mask is not None:
             mask = nn.functional.pad(mask, (v.shape[1], 0))  # [B, 1, N + G]
         return self.attn.to_out(attention(self.attn.to_q(h), key, value, heads, mask=mask))
+
+    def keys_of_all(self, h: Tensor, grounding: GroundingKeys) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, N + G, C] of the visual tokens, which are h after norm1, then of the
+        grounding tokens."""
+        key = torch.cat([self.attn.to_k(h), grounding.key], dim=1)
+        return key, torch.cat([self.attn.to_v(h), grounding.value], dim=1)

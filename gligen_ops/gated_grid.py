@@ -11,7 +11,6 @@ A variant of the layer of GLIGEN (arXiv 2301.07093), section 3.2, for spatial ma
 
 import math
 
-import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -30,9 +29,7 @@ class GatedGridAttention(GatedSelfAttention):
     def residual(
         self, v: Tensor, grounding: GroundingKeys, heads: int, attention: Attention, grid: Grid
     ) -> Tensor:
-        h = self.norm1(v)
-        key = torch.cat([self.attn.to_k(h), grounding.key], dim=1)  # [B, N + G, C]
-        value = torch.cat([self.attn.to_v(h), grounding.value], dim=1)
+        key, value = self.keys_of_all(self.norm1(v), grounding)
         out = self.attn.to_out(attention(grounding.query, key, value, heads))  # [B, G, C]
         out = rearrange(out, "b (y x) c -> b c y x", y=math.isqrt(out.shape[1]))
         side = math.isqrt(v.shape[1])

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
+from .attention_maps import attention_logits
 from .fit import fit
 from .gated import GatedSelfAttention
 from .model import Block, Gligen
@@ -150,8 +150,7 @@ def surprise(
     the gated layers take long to find it."""
     h = layer.norm1(v)
     key = torch.cat([layer.attn.to_k(h), key], dim=1)
-    q, k = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (layer.attn.to_q(h), key))
-    logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # [B, heads, places, places + N]
+    logits = attention_logits(layer.attn.to_q(h), key, heads)  # [B, heads, places, places + N]
     attention = logits.log_softmax(-1)[..., v.shape[1] :].mean(1)  # [B, places, N]
     return -(attention * places).sum() / places.sum().clamp(min=1)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import colorsys
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
@@ -72,6 +74,11 @@ def draw_poses(image: Image.Image, poses: list[Pose]) -> Image.Image:
         for x, y in (joint for joint in joints if any(joint)):
             draw.ellipse((x - line, y - line, x + line, y + line), fill="white", outline=HALO)
     return image
+
+
+def tensor_of(picture: Image.Image) -> torch.Tensor:
+    """As the host's IMAGE: [H, W, 3] in 0..1."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
 
 
 def _colour(number: int) -> tuple[int, int, int]:

@@ -56,15 +56,26 @@ def entries_of(cond: dict) -> list[Entry]:
         return []
     kind, gligen, entries = cond[KEY]
     if kind == "position_batched":  # KJNodes: for each frame its boxes
-        count = max(map(len, entries), default=0)
-        boxes = [[f[i] if i < len(f) else None for f in entries] for i in range(count)]
-        return [Entry(gligen, frames) for frames in boxes]
+        return [Entry(gligen, frames) for frames in by_entity(entries)]
     if kind != "position":
         raise GligenError(
             f'conditioning: it carries GLIGEN boxes of a kind ("{kind}") that this pack does not know. '
             "Make them with the GLIGEN Text Box or GLIGEN Text Boxes node."
         )
     return [e if isinstance(e, Entry) else Entry(gligen, [e]) for e in entries]
+
+
+def by_entity(frames: list[list]) -> list[list]:
+    """Entities of each frame → frames of each entity, None in a frame that has fewer."""
+    count = max(map(len, frames), default=0)
+    return [[f[i] if i < len(f) else None for f in frames] for i in range(count)]
+
+
+def carried(cond: dict, gligens: list, entries: list[Entry]) -> dict:
+    """What a conditioning has where it carries entries of these GLIGENs, so that the host loads each."""
+    values = {KEY: ("position", gligens[0], entries)}
+    others = list(dict.fromkeys([*cond.get("additional_models", []), *gligens[1:]]))
+    return {**values, "additional_models": others} if others else values
 
 
 def frame_count(entries: list[Entry]) -> int:

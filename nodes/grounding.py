@@ -5,7 +5,7 @@ import torch
 from ..gligen_ops.entity import Entity, PhraseBox, Pose, check_boxes
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.kinds import KINDS
-from .entries import KEY, Entry, entities_at, entries_of
+from .entries import Entry, by_entity, carried, entities_at, entries_of
 from .run import check_count
 from .seat import own
 
@@ -35,11 +35,7 @@ def ground(conditioning, gligen, frames_of_entities: list[list], strength: float
         entries = [e.of(own(e.gligen)) for e in entries_of(extra)] + new
         gligens = list(dict.fromkeys(e.gligen for e in entries))
         check_count(gligen.model, [e for e in entries if e.gligen is gligen])
-        grounded = {**extra, KEY: ("position", gligens[0], entries)}
-        if gligens[1:]:
-            others = [*extra.get("additional_models", []), *gligens[1:]]
-            grounded["additional_models"] = list(dict.fromkeys(others))
-        out.append([text, grounded])
+        out.append([text, {**extra, **carried(extra, gligens, entries)}])
     return out
 
 
@@ -63,12 +59,6 @@ def ground_boxes(conditioning, gligen, clip, frames: list[list[PhraseBox]], stre
     }
     entities = [[Entity(b.box, b.phrase, features[b.phrase]) for b in boxes] for boxes in frames]
     return ground(conditioning, gligen, by_entity(entities), strength)
-
-
-def by_entity(frames: list[list]) -> list[list]:
-    """Entities of each frame → frames of each entity, None in a frame that has fewer."""
-    count = max(map(len, frames))
-    return [[f[i] if i < len(f) else None for f in frames] for i in range(count)]
 
 
 def phrase_feature(clip, phrase: str, seat) -> torch.Tensor:

@@ -6,6 +6,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .drawing import tensor_of
+
 HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 OPACITY = 0.65
 BLUE, ORANGE, GREY = (52, 120, 200), (235, 130, 40), (120, 120, 120)
@@ -35,7 +37,7 @@ def _captioned(picture: np.ndarray, caption: str) -> Tensor:
         caption = caption[:-2] + "…" if len(caption) > 2 else ""
     draw = ImageDraw.Draw(sheet)
     draw.text((width / 2, height + bar / 2), caption, "white", font, anchor="mm")
-    return _tensor(sheet)
+    return tensor_of(sheet)
 
 
 def bar_plot(gates: dict) -> Tensor:
@@ -48,7 +50,7 @@ def bar_plot(gates: dict) -> Tensor:
     for sheet in sheets:
         whole.paste(sheet, (0, top))
         top += sheet.height
-    return _tensor(whole)
+    return tensor_of(whole)
 
 
 def _bars(name: str, layers: dict) -> Image.Image:
@@ -74,7 +76,3 @@ def _bars(name: str, layers: dict) -> Image.Image:
         label = f"{block.kind[:3]} {block.number}" + (f".{block.index}" if block.index else "")
         draw.text((x + NARROWEST, MARGIN + HEIGHT + 12), label, "black", font, anchor="mm")
     return sheet
-
-
-def _tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)

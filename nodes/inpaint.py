@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..gligen_ops.entity import Entity, Inpainting
 from ..gligen_ops.errors import GligenError
+from ..gligen_ops.first_conv import KnownRegion
 from ..gligen_ops.masks import boxes_mask
 from .entries import entities_at, entries_of, frame_count
 from .grounding import ground
@@ -58,7 +59,7 @@ class GligenInpaint(io.ComfyNode):
             mask = fitted(mask, image)
             painted = common_upscale(mask, size[1], size[0], "bilinear", "disabled").round()
         out = {"samples": latent, "noise_mask": mask}
-        if gligen.model.gligen.kind.name.endswith("inpainting"):
+        if gligen.model.gligen.kind.extra is KnownRegion:
             known = 1 - painted
             count = max(len(latent), len(known))
             frames = [Inpainting(_row(latent, i), _row(known, i)) for i in range(count)]

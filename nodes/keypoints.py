@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
-from .grounding import by_entity, ground, need
+from .entries import by_entity
+from .grounding import ground, need
 from .inputs import strength
 from .poses import poses
 

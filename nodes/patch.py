@@ -18,7 +18,7 @@ from torch import Tensor
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.schedule import BetaSchedule, step_of
 from .entries import KEY as COND_KEY
-from .entries import Entry, entries_of
+from .entries import Entry, carried, entries_of
 from .run import LOOK, Grounding, Run, groundings
 from .unet import check_fit
 
@@ -134,9 +134,7 @@ class Scheduled:
                 its = groundings(entries, lambda gligen: own(gligen).model)
                 for g in its:
                     check_fit(guider.model_patcher, g.seat, g.convolves)
-                cond[COND_KEY] = ("position", patchers[0], entries)
-                others = [*cond.get("additional_models", []), *patchers[1:]]
-                cond["additional_models"] = list(dict.fromkeys(others))
+                cond.update(carried(cond, patchers, entries))
                 self.own[name, cond["uuid"]] = self.same[id(entries)] = its
         self.nulls: dict[object, Grounding] = {}
         for g in [g for its in self.own.values() for g in its]:
@@ -157,11 +155,14 @@ class Scheduled:
         """Around each model call of the run."""
         conds = [c if c is None else [self.strip(cond) for cond in c] for c in conds]
         beta = self.beta(timestep, model_options["transformer_options"]["sample_sigmas"])
+        convolves = any(g.inpaints or (beta and g.convolves) for g in self.nulls.values())
+        if not beta and not convolves:
+            return executor(model, conds, x, timestep, model_options)
         model_options = comfy.model_patcher.create_model_options_clone(model_options)
         options = model_options["transformer_options"]
         if beta:
             self.add_middle_patch(options, beta)
-        if any(g.inpaints or (beta and g.convolves) for g in self.nulls.values()):
+        if convolves:
             comfy.patcher_extension.add_wrapper_with_key(
                 WrappersMP.DIFFUSION_MODEL, KEY, self.first_convolution(beta), options
             )

@@ -1,11 +1,10 @@
 """Shows the boxes and poses of a conditioning."""
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from .drawing import draw_boxes, draw_poses
+from .drawing import draw_boxes, draw_poses, tensor_of
 from .grounding import boxes_of, poses_of
 
 GREY = 0.5
@@ -60,7 +59,7 @@ class GligenPreview(io.ComfyNode):
         for frame, one in enumerate(image):
             picture = draw_poses(_picture(one), poses_of(conditioning, frame))
             boxes = boxes_of(conditioning, width, height, frame)
-            pictures.append(_array(draw_boxes(picture, boxes)))
+            pictures.append(tensor_of(draw_boxes(picture, boxes)))
         drawn = torch.stack(pictures)
         return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
 
@@ -69,8 +68,3 @@ def _picture(image: torch.Tensor) -> Image.Image:
     """From [H, W, C] in 0..1."""
     values = image[..., :3].float().clamp(0, 1).mul(255).round()
     return Image.fromarray(values.to("cpu", torch.uint8).numpy())
-
-
-def _array(picture: Image.Image) -> torch.Tensor:
-    """To [H, W, 3] in 0..1."""
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
