@@ -1,7 +1,5 @@
 """The pack's nodes, and everything that touches ComfyUI."""
 
-from ..gligen_ops.errors import GligenError
-
 OLDEST_HOST = (0, 16, 3)
 
 
@@ -15,6 +13,8 @@ async def comfy_entrypoint():
 def check_host() -> None:
     """Raises GligenError where ComfyUI is older than what the tests run on."""
     from comfyui_version import __version__
+
+    from ..gligen_ops.errors import GligenError
 
     numbers = tuple(int(part) for part in __version__.split(".")[:3] if part.isdecimal())
     if numbers < OLDEST_HOST:

@@ -1,6 +1,10 @@
 """The demo world, and the committed demo model in the real host."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +103,18 @@ def test_the_autoencoder_returns_a_picture_of_the_world(demo):
         assert latent.shape == (1, 4, 16, 16)
         again = demo.vae.decode(latent)[0].clamp(0, 1).numpy()
     assert np.abs(again - picture).mean() < 0.04
+
+
+def test_the_first_command_of_the_readme_makes_its_picture(host_path, tmp_path):
+    """dev.py of a copy of the repository, with the ComfyUI and the Python that run the tests."""
+    copied = shutil.copytree(
+        DEMO.parent, tmp_path / "pack", ignore=shutil.ignore_patterns(".*", "run", "output")
+    )
+    result = subprocess.run(
+        [sys.executable, copied / "dev.py", "demo"],
+        env={**os.environ, "COMFYUI_PATH": str(host_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Box accuracy: 3 of 3 in place" in result.stdout
+    names = {file.name for file in (copied / "output").iterdir()}
+    assert names == {"demo_text_boxes.png", "demo_text_boxes_boxes.png"}
