@@ -39,6 +39,18 @@ TEXT = {
     "max_position_embeddings": 77,
     "eos_token_id": 49407,
 }
+VISION = {
+    "model_type": "clip_vision_model",
+    "image_size": 64,
+    "patch_size": 8,
+    "num_channels": 3,
+    "hidden_size": CONTEXT,
+    "intermediate_size": 4 * CONTEXT,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "hidden_act": "quick_gelu",
+    "projection_dim": CONTEXT,
+}
 VAE = {
     "embed_dim": 4,
     "ddconfig": {
@@ -109,18 +121,35 @@ def text_encoder() -> nn.Module:
     import comfy.clip_model
     from comfy.ops import disable_weight_init
 
-    class Layer(comfy.clip_model.CLIPLayer):
-        """The host's layer adds in place, which autograd cannot follow."""
+    model = reset(comfy.clip_model.CLIPTextModel(TEXT, torch.float32, "cpu", disable_weight_init))
+    nn.init.normal_(model.text_model.embeddings.position_embedding.weight, std=0.01)
+    return trainable(model)
 
+
+def vision_encoder() -> nn.Module:
+    import comfy.clip_model
+    from comfy.ops import disable_weight_init
+
+    model = comfy.clip_model.CLIPVisionModelProjection(
+        VISION, torch.float32, "cpu", disable_weight_init
+    )
+    nn.init.normal_(reset(model).vision_model.embeddings.class_embedding, std=0.02)
+    return trainable(model)
+
+
+def trainable(clip: nn.Module) -> nn.Module:
+    """The host's CLIP layers add in place, which autograd cannot follow."""
+    import comfy.clip_model
+
+    class Layer(comfy.clip_model.CLIPLayer):
         def forward(self, x, mask=None, optimized_attention=None):
             x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
             return x + self.mlp(self.layer_norm2(x))
 
-    model = reset(comfy.clip_model.CLIPTextModel(TEXT, torch.float32, "cpu", disable_weight_init))
-    nn.init.normal_(model.text_model.embeddings.position_embedding.weight, std=0.01)
-    for layer in model.text_model.encoder.layers:
-        layer.__class__ = Layer
-    return model
+    for module in clip.modules():
+        if type(module) is comfy.clip_model.CLIPLayer:
+            module.__class__ = Layer
+    return clip
 
 
 def autoencoder() -> nn.Module:

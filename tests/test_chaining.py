@@ -313,6 +313,9 @@ CASES = [
     Case("fp16 weights", before=weights("float16")),
     Case("bf16 weights", before=weights("bfloat16")),
     Case("fp8 weights", before=weights("float8_e4m3fn")),
+    Case("TorchCompileModel", before=patch("TorchCompileModel", backend="inductor"),
+         note="with the schedule node or the GLIGEN KSampler; the gated layers themselves, and steps "
+              "with a map or an inpainting model, run uncompiled"),
     Case("three models in one prompt", sample=three_models),
 ]  # fmt: skip
 

@@ -15,6 +15,8 @@ from safetensors import safe_open
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 WEIGHTS = sorted((DEMO / "weights").glob("*.safetensors"))
+BASE = ("unet", "text", "vae")
+ADAPTERS = ("boxes", "images", "keypoints", "canny", "inpainting")
 
 
 def test_the_eye_finds_every_shape_that_the_brush_painted():
@@ -41,9 +43,11 @@ def test_held_out_pairs_are_no_part_of_the_grounding_data():
     assert set(colours) == set(world.COLOURS) and set(shapes) == set(world.SHAPES)
 
 
-def test_weights_are_safetensors_of_at_most_8_mb_in_all():
-    assert {f.stem for f in WEIGHTS} == {"gligen", "text", "unet", "vae"}
-    assert sum(f.stat().st_size for f in WEIGHTS) <= 8_000_000
+def test_base_and_text_boxes_are_at_most_8_mb_in_all_and_each_other_adapter_2_mb():
+    sizes = {f.stem: f.stat().st_size for f in WEIGHTS}
+    assert set(sizes) == {*BASE, *ADAPTERS, "vision", "joints"}
+    assert sum(sizes[name] for name in (*BASE, "boxes")) <= 8_000_000
+    assert max(sizes[name] for name in (*ADAPTERS, "vision", "joints")) <= 2_000_000
 
 
 def test_the_base_knows_nothing_of_grounding():
@@ -52,7 +56,7 @@ def test_the_base_knows_nothing_of_grounding():
 
 
 def test_the_gates_opened_during_training_from_zero():
-    rows = [json.loads(line) for line in (DEMO / "gates.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (DEMO / "gates" / "boxes.jsonl").read_text().splitlines()]
     blocks = [k for k in rows[0] if k != "step"]
     assert rows[0]["step"] == 0 and rows[-1]["step"] > 1000 and len(blocks) > 3
     for block in blocks:
@@ -61,32 +65,45 @@ def test_the_gates_opened_during_training_from_zero():
 
 
 @pytest.fixture(scope="module")
-def demo(pack):
-    from gligen_pack.demo.measure import Demo
+def measures(pack):
+    from gligen_pack.demo import measures
 
-    return Demo()
+    return measures
 
 
 @pytest.fixture(scope="module")
-def accuracy(demo):
-    """Share of boxes with their object in place (IoU > 0.5), for τ = 0 and 1."""
-    from gligen_pack.demo.measure import layouts
-
-    def share(tau):
-        hits = [
-            eye.box_accuracy(found, t.colour, t.shape, t.box) > 0.5
-            for seed, scene in enumerate(layouts(12))
-            for found in [eye.detect(demo.picture(scene, tau, seed))]
-            for t in scene.things
-        ]
-        return np.mean(hits)
-
-    return {tau: share(tau) for tau in (0.0, 1.0)}
+def demo(measures):
+    return measures.Demo()
 
 
-def test_objects_stand_in_their_boxes_with_grounding_and_not_without(accuracy):
-    assert accuracy[0.0] < 0.25
-    assert accuracy[1.0] > 0.7
+def means(measures, name, tau, count):
+    """Of each figure of a measure, over so many scenes."""
+    its = measures.MEASURES[name]
+    demo, values = measures.Demo(its.kind), {}
+    for seed, scene in enumerate(its.scenes(count)):
+        positive, *latent = its.grounded(demo, scene)
+        picture = demo.sample(positive, tau, seed, *latent)
+        for figure, more in its.figures(demo, picture, scene).items():
+            values.setdefault(figure, []).extend(more)
+    return {figure: np.mean(found) for figure, found in values.items() if found}
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "without", "grounded"),
+    [
+        ("boxes", "in place", 0.25, 0.7),
+        ("images", "in place", 0.2, 0.5),
+        ("style", "coloured pixels in the style's colour", 0.5, 0.8),
+        ("keypoints", "joints within 5%", 0.3, 0.6),
+        ("canny", "edge agreement", 0.5, 0.8),
+        ("inpainting", "in place", 0.5, 0.7),
+    ],
+)
+def test_a_picture_keeps_to_its_grounding_and_without_it_does_not(
+    measures, name, figure, without, grounded
+):
+    assert means(measures, name, 0.0, 12)[figure] < without
+    assert means(measures, name, 1.0, 12)[figure] > grounded
 
 
 def test_the_demo_gligen_is_read_by_the_same_loader_as_any_file(demo):
