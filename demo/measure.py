@@ -5,14 +5,14 @@ screen, and the pictures docs/demo_NAME.png and docs/demo_gates.png. With names 
 """
 
 import argparse
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
+
+from devtools import pack
 
 from . import models
 
@@ -20,17 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 TAUS = (0.0, 0.3, 1.0)
 SHOWN = 6
-PACK = "gligen_pack"
-
-
-def measures():
-    """measures.py of the repository as a package, as ComfyUI imports it."""
-    spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    sys.modules[PACK] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[PACK])
-    return importlib.import_module(f"{PACK}.demo.measures")
 
 
 def measure(demo, its, scenes: list, name: str) -> dict[str, dict[str, float]]:
@@ -99,8 +88,8 @@ def main() -> None:
     parser.add_argument("--no-files", action="store_true", help="print the tables only")
     arguments = parser.parse_args()
     models.import_host()
-    package = measures()
-    known = package.MEASURES
+    measures = pack.load("demo.measures")
+    known = measures.MEASURES
     unknown = [name for name in arguments.names if name not in known]
     if unknown:
         parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(known)}")
@@ -108,7 +97,7 @@ def main() -> None:
     results = json.loads(file.read_text()) if file.exists() else {}
     for name in arguments.names or known:
         its = known[name]
-        demo = package.Demo(its.kind)
+        demo = measures.Demo(its.kind)
         scenes = its.scenes(arguments.scenes + SHOWN)
         results[name] = measure(demo, its, scenes[: arguments.scenes], name)
         print(f"\n{name}, {arguments.scenes} scenes\n{table(results[name])}", flush=True)

@@ -3,9 +3,6 @@
 `nodes/demo_model.py` makes the same from the trained weights inside ComfyUI.
 """
 
-import os
-import sys
-
 import torch
 from torch import nn
 
@@ -71,16 +68,11 @@ LATENT_SCALE = 0.18215  # of the host's SD 1.x latent format
 
 def import_host() -> None:
     """Put the ComfyUI of COMFYUI_PATH on the path and set it up for training here."""
-    path = os.environ.get("COMFYUI_PATH")
-    if not path:
-        sys.exit("COMFYUI_PATH is not set: start the training with `python3 dev.py train-demo`.")
-    sys.path.insert(0, path)
-    import comfy.options
+    from devtools import pack
 
-    comfy.options.enable_args_parsing(False)
+    pack.import_host()
     from comfy.cli_args import args
 
-    args.cpu = not torch.cuda.is_available()
     args.use_pytorch_cross_attention = True
 
 
