@@ -3,6 +3,7 @@
 Names as the repository is a package inside ComfyUI (see measure.py).
 """
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
@@ -167,7 +168,7 @@ class Keypoints(Measure):
         return [world.Scene.persons(rng) for _ in range(count)]
 
     def grounded(self, demo, scene):
-        people = str([list(map(list, t.joints)) for t in scene.things])
+        people = json.dumps(np.array([t.joints for t in scene.things]).tolist())
         positive = demo.encode(prompt(scene.things))
         (positive,) = GligenKeypoints.execute(positive, demo.gligen, people, 0.3).result
         return (positive,)

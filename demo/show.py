@@ -36,8 +36,7 @@ class Workflow:
         node = self.nodes[link[0]]
         if node["class_type"] == "GligenDemoPicture":
             return [read_line(line) for line in node["inputs"]["things"].strip().splitlines()]
-        links = [value for value in node["inputs"].values() if isinstance(value, list)]
-        return self.painted(links[0])
+        return self.painted(node["inputs"]["image"])
 
     def boxes(self) -> list[PhraseBox]:
         """Of text boxes, and of image boxes with what their picture shows as phrase."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gligen_pack.demo import eye, world
+from PIL import Image
 from safetensors import safe_open
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
@@ -104,6 +105,105 @@ def test_a_picture_keeps_to_its_grounding_and_without_it_does_not(
 ):
     assert means(measures, name, 0.0, 12)[figure] < without
     assert means(measures, name, 1.0, 12)[figure] > grounded
+
+
+def persons():
+    (inputs,) = [
+        node["inputs"]
+        for node in json.loads((API / "demo_keypoints.json").read_text()).values()
+        if node["class_type"] == "GligenKeypoints"
+    ]
+    people = json.loads(inputs["json"])
+    return [
+        world.Thing(colour, world.FIGURE, (0.0, 0.1, 1.0, 0.9), tuple(map(tuple, joints)))
+        for colour, joints in zip(("red", "blue"), people, strict=True)
+    ]
+
+
+def thing(name, x, y, width, height):
+    return world.Thing(*name.split(), (x, y, x + width, y + height))
+
+
+API = DEMO.parent / "example_workflows" / "api"
+CROSS = thing("green cross", 0.06, 0.08, 0.36, 0.36)
+BEST = {  # what the picture of a demo shows at best, and what is said of it
+    "text_boxes": (
+        [
+            thing("red circle", 0.06, 0.08, 0.34, 0.34),
+            thing("blue star", 0.56, 0.1, 0.36, 0.38),
+            thing("yellow square", 0.3, 0.56, 0.44, 0.34),
+        ],
+        "3 of 3 in place",
+    ),
+    "image_boxes": (
+        [thing("red star", 0.06, 0.1, 0.4, 0.4), thing("blue ring", 0.52, 0.48, 0.42, 0.42)],
+        "2 of 2 in place",
+    ),
+    "style": ([thing("purple star", 0.1, 0.1, 0.4, 0.4)], "purple, as the style is: 100%"),
+    "keypoints": (persons(), "Mean joint error: 0."),
+    "canny": (
+        [
+            thing("red star", 0.08, 0.08, 0.42, 0.42),
+            thing("blue circle", 0.56, 0.2, 0.34, 0.34),
+            thing("cyan square", 0.3, 0.62, 0.4, 0.3),
+        ],
+        "of slack): 1.00",
+    ),
+    "inpainting": (
+        [CROSS, thing("blue circle", 0.56, 0.56, 0.36, 0.36), thing("yellow star", 0.55, 0.08, 0.38, 0.38)],
+        "1 of 1 in place",
+    ),
+}  # fmt: skip
+
+
+def said_of(name, things, folder):
+    picture = (world.render(world.Scene(tuple(things))) * 255).round().astype(np.uint8)
+    Image.fromarray(picture).resize((512, 512)).save(folder / "picture.png")
+    command = [
+        DEMO / "show.py",
+        folder / "picture.png",
+        API / f"demo_{name}.json",
+        folder / "out.png",
+    ]
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    with Image.open(folder / "out.png") as annotated:
+        assert annotated.size == (512, 512)
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", BEST)
+def test_a_demo_says_how_good_its_picture_is(name, tmp_path):
+    things, words = BEST[name]
+    assert words in said_of(name, things, tmp_path)
+    assert words not in said_of(name, [CROSS], tmp_path)
+
+
+def test_every_demo_is_among_them():
+    assert {file.stem.removeprefix("demo_") for file in API.glob("demo_*.json")} == set(BEST)
+
+
+def test_a_demo_picture_shows_what_its_lines_say(pack):
+    from gligen_pack.nodes.demo_picture import GligenDemoPicture
+
+    lines = "a red star: 0.1, 0.1, 0.35, 0.35\nThe Blue RING: 0.55, 0.5, 0.4, 0.4"
+    (image,) = GligenDemoPicture.execute(lines, "top").result
+    assert image.shape == (1, 128, 128, 3)
+    found = eye.detect(image[0].numpy())
+    assert {(f.colour, f.shape) for f in found} == {("red", "star"), ("blue", "ring")}
+    (empty,) = GligenDemoPicture.execute("", "left").result
+    assert eye.detect(empty[0].numpy()) == []
+
+
+def test_every_thing_that_the_demo_cannot_paint_is_told_at_once(pack):
+    from gligen_pack.gligen_ops.errors import GligenError
+    from gligen_pack.nodes.demo_picture import GligenDemoPicture
+
+    lines = "a red cat: 0, 0, 0.5, 0.5\na star: 0.5, 0, 0.5, 0.5\npink ring: 0.5, 0.5, 0.4, 0.4"
+    with pytest.raises(GligenError) as error:
+        GligenDemoPicture.execute(lines, "left")
+    for word in ("a red cat", "a star", "pink ring", "cyan", "cross", "person"):
+        assert word in str(error.value)
 
 
 def test_the_demo_gligen_is_read_by_the_same_loader_as_any_file(demo):
