@@ -3,6 +3,9 @@
 `nodes/demo_model.py` makes the same from the trained weights inside ComfyUI.
 """
 
+import json
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -36,18 +39,8 @@ TEXT = {
     "max_position_embeddings": 77,
     "eos_token_id": 49407,
 }
-VISION = {
-    "model_type": "clip_vision_model",
-    "image_size": 64,
-    "patch_size": 8,
-    "num_channels": 3,
-    "hidden_size": CONTEXT,
-    "intermediate_size": 4 * CONTEXT,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 4,
-    "hidden_act": "quick_gelu",
-    "projection_dim": CONTEXT,
-}
+VISION_FILE = Path(__file__).with_name("vision.json")  # as a file, which any host reads
+VISION = json.loads(VISION_FILE.read_text())
 VAE = {
     "embed_dim": 4,
     "ddconfig": {

@@ -113,7 +113,7 @@ def clip_vision():
     """CLIP_VISION: a small vision transformer."""
     tensors, _ = read("vision")
     del tensors[PROJECTION]
-    vision = comfy.clip_vision.ClipVisionModel(models.VISION)
+    vision = comfy.clip_vision.ClipVisionModel(str(models.VISION_FILE))
     vision.load_sd(tensors)
     return vision
 
