@@ -206,6 +206,14 @@ def test_every_thing_that_the_demo_cannot_paint_is_told_at_once(pack):
         assert word in str(error.value)
 
 
+def test_the_readme_has_the_figures_that_were_measured():
+    from gligen_pack.demo.measure import README, table
+
+    results = json.loads((DEMO.parent / "docs" / "demo.json").read_text())
+    assert set(results) == {"boxes", "images", "style", "keypoints", "canny", "inpainting"}
+    assert table(results) in README.read_text(encoding="utf-8")
+
+
 def test_the_demo_gligen_is_read_by_the_same_loader_as_any_file(demo):
     gligen = demo.gligen.model.gligen
     assert gligen.position_net.text_width == 64 and gligen.kind.name == "text box"
