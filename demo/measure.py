@@ -15,13 +15,9 @@ from tqdm import tqdm
 from devtools import pack
 
 from . import models
+from .figures import DOCS, FILE, ROOT, TAUS, table, write_readme
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
-TAUS = (0.0, 0.3, 1.0)
 SHOWN = 6
-NO_SHARES = ("mean IoU", "edge agreement")
-README, START, END = ROOT / "README.md", "<!-- figures -->\n", "\n<!-- end of figures -->"
 
 
 def measure(demo, its, scenes: list, name: str) -> dict[str, dict[str, float]]:
@@ -37,28 +33,6 @@ def measure(demo, its, scenes: list, name: str) -> dict[str, dict[str, float]]:
         results[f"{tau:g}"] = {f: float(np.mean(v)) for f, v in values.items() if v}
         results[f"{tau:g}"]["things"] = max(map(len, values.values()))
     return results
-
-
-def table(results: dict[str, dict]) -> str:
-    """All figures of all measures, each with its value at every τ."""
-    taus = [f"τ = {tau:g}" for tau in TAUS]
-    lines = ["| what | figure | " + " | ".join(taus) + " |", "|---" * (2 + len(TAUS)) + "|"]
-    for name, by_tau in results.items():
-        for number, figure in enumerate(k for k in by_tau["1"] if k != "things"):
-            values = [text_of(figure, r[figure]) if figure in r else "" for r in by_tau.values()]
-            lines.append(f"| {'' if number else name} | {figure} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
-
-
-def write_readme(results: dict[str, dict]) -> None:
-    """The table in the README."""
-    text = README.read_text(encoding="utf-8")
-    before, after = text.split(START)[0], text.split(END)[1]
-    README.write_text(f"{before}{START}{table(results)}{END}{after}", encoding="utf-8")
-
-
-def text_of(figure: str, value: float) -> str:
-    return f"{value:.2f}" if figure in NO_SHARES else f"{value:.1%}"
 
 
 def sheet(demo, its, scenes: list) -> Image.Image:
@@ -108,8 +82,7 @@ def main() -> None:
     unknown = [name for name in arguments.names if name not in known]
     if unknown:
         parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(known)}")
-    file = DOCS / "demo.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
+    results = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in arguments.names or known:
         its = known[name]
         demo = measures.Demo(its.kind)
@@ -117,9 +90,8 @@ def main() -> None:
         results[name] = measure(demo, its, scenes[: arguments.scenes], name)
         print(f"\n{arguments.scenes} scenes\n{table({name: results[name]})}", flush=True)
         if not arguments.no_files:
-            DOCS.mkdir(exist_ok=True)
             results = {name: results[name] for name in known if name in results}
-            file.write_text(json.dumps(results, indent=1) + "\n")
+            FILE.write_text(json.dumps(results, indent=1) + "\n")
             write_readme(results)
             sheet(demo, its, scenes[-SHOWN:]).save(DOCS / f"demo_{name}.png")
     if not arguments.no_files:

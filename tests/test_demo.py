@@ -207,9 +207,9 @@ def test_every_thing_that_the_demo_cannot_paint_is_told_at_once(pack):
 
 
 def test_the_readme_has_the_figures_that_were_measured():
-    from gligen_pack.demo.measure import README, table
+    from gligen_pack.demo.figures import FILE, README, table
 
-    results = json.loads((DEMO.parent / "docs" / "demo.json").read_text())
+    results = json.loads(FILE.read_text())
     assert set(results) == {"boxes", "images", "style", "keypoints", "canny", "inpainting"}
     assert table(results) in README.read_text(encoding="utf-8")
 
