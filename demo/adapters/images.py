@@ -22,7 +22,7 @@ SHARES = (0.5, 0.3, 0.2)
 
 
 class Images(Adapter):
-    name, kind, seed, steps = "images", "text and image box", 14, 2500
+    name, kind, seed, steps = "images", "text and image box", 14, 1600
     start = "boxes"
 
     def new_tokenizer(self):
