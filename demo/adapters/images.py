@@ -17,6 +17,7 @@ WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 HIDDEN = 384
 REFERENCES = 24  # pictures of each colour and shape
 JITTER = 0.1
+WORDLESS = 0.25  # share of scenes without a caption
 USES = ("image", "text and image", "text")
 SHARES = (0.5, 0.3, 0.2)
 
@@ -50,7 +51,10 @@ class Images(Adapter):
         return Example(entities, self.regions([e.box for e in entities]))
 
     def caption(self, index, rng):
-        """That of a styled scene leaves the colour to the style."""
+        """At times none, for pictures that say it all; that of a styled scene leaves the colour to the
+        style."""
+        if index < self.first_styled and rng.random() < WORDLESS:
+            return ""
         return world.caption(self.scenes[index], rng, coloured=index < self.first_styled)
 
     def entity(self, thing: world.Thing, rng) -> Entity:
