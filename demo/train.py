@@ -25,7 +25,7 @@ TRAINERS = {
     "gligen": train_gligen.train,
     "decoder": train_vae.train_decoder,
 }
-STAGES = {"vae": 1000, "base": 3600, "gligen": 4000, "decoder": 800}
+STAGES = {"vae": 1000, "base": 3600, "gligen": 8000, "decoder": 800}
 
 
 def main() -> None:
