@@ -66,7 +66,7 @@ def gate_plot(log: Path, file: Path) -> None:
             axis.plot([r["step"] for r in rows], [abs(r[block][part]) for r in rows], label=block)
         axis.set(title=f"|tanh γ|, {title}", xlabel="training step")
         axis.grid(alpha=0.3)
-    axes[1].legend(title="block", fontsize=8)
+    axes[0].legend(title="block", fontsize=8)
     figure.savefig(file, dpi=110)
 
 

@@ -92,7 +92,7 @@ def means(measures, name, tau, count):
 @pytest.mark.parametrize(
     ("name", "figure", "without", "grounded"),
     [
-        ("boxes", "in place", 0.25, 0.7),
+        ("boxes", "in place", 0.25, 0.85),
         ("images", "in place", 0.2, 0.5),
         ("style", "coloured pixels in the style's colour", 0.5, 0.8),
         ("keypoints", "joints within 5%", 0.3, 0.6),
