@@ -1,14 +1,15 @@
-"""Trains the demo model from a fixed seed: `python3 dev.py train-demo`.
+"""Trains the demo model from a fixed seed: `python3 dev.py train-demo`, or only the stages named.
 
     vae      the autoencoder of the world's pictures
     base     text encoder and UNet on captioned scenes, no grounding input
     decoder  the autoencoder's decoder once more, to draw crisply what the base paints
+    boxes    gated layers and tokenizer of text boxes, over the frozen base
+
+and, where they are named, what the other kinds of grounding add to it:
+
     vision   the CLIP vision model that reads reference pictures
     joints   an eye that finds the joints of persons, to measure with
-
-then gated layers and tokenizer of each kind of grounding, all over the same frozen base:
-
-    boxes, images, keypoints, canny, inpainting
+    images, keypoints, canny, inpainting   gated layers and tokenizer of each
 
 A stage that was interrupted goes on where it stopped; remove demo/run to start over.
 """
@@ -41,11 +42,13 @@ STAGES = {  # what trains it, steps
     "joints": (train_joints.train, 1500),
     **{name: (partial(train_adapter.train, name), a.steps) for name, a in ADAPTERS.items()},
 }
+TEXT_BOXES = ("vae", "base", "decoder", "boxes")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py train-demo", description=__doc__.split("\n")[0])
-    parser.add_argument("stages", nargs="*", choices=[[], *STAGES], help="default: all, in order")
+    parser.add_argument("stages", nargs="*", choices=[[], *STAGES],
+                        help=f"default: {', '.join(TEXT_BOXES)}")  # fmt: skip
     for stage, (_, steps) in STAGES.items():
         parser.add_argument(f"--{stage}-steps", type=int, default=steps, metavar="N")
     parser.add_argument("--scenes", type=int, default=data.COUNT, metavar="N")
@@ -53,7 +56,7 @@ def main() -> None:
     data.COUNT = arguments.scenes
     torch.set_num_threads(os.cpu_count())
     torch.set_flush_denormal(True)
-    for stage in arguments.stages or STAGES:
+    for stage in arguments.stages or TEXT_BOXES:
         train, _ = STAGES[stage]
         train(getattr(arguments, f"{stage}_steps"))
 
