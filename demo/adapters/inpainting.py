@@ -11,7 +11,7 @@ from .boxes import Boxes
 
 
 class Inpainting(Boxes):
-    name, kind, seed, steps = "inpainting", "text box inpainting", 11, 900
+    name, kind, seed, steps = "inpainting", "text box inpainting", 11, 600
     start = "boxes"
 
     def new_tokenizer(self):
