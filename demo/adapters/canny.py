@@ -16,7 +16,7 @@ HIDDEN = 256
 
 
 class Canny(Adapter):
-    name, kind, seed, steps = "canny", "canny map", 10, 700
+    name, kind, seed, steps = "canny", "canny map", 10, 500
 
     def new_tokenizer(self):
         return MapTokenizer(WIDTH, WIDTH, TOKENS, hidden=HIDDEN)
