@@ -254,6 +254,7 @@ class Inpainting(Measure):
         picture = torch.from_numpy(self.before(scene))[None]
         return GligenInpaint.execute(positive, demo.gligen, demo.vae, picture).result
 
+    @torch.inference_mode()
     def figures(self, demo, picture, scene):
         again = demo.vae.decode(demo.vae.encode(torch.from_numpy(self.before(scene))[None]))
         change = np.abs(picture - again[0].clamp(0, 1).numpy()).mean(-1)
