@@ -19,9 +19,9 @@ def scenes() -> list[world.Scene]:
 
 
 @torch.no_grad()
-def latents(vae: nn.Module, scenes: list[world.Scene]) -> Tensor:
-    """[N, 4, 16, 16], scaled as the diffusion model sees them."""
-    file = RUN / f"latents_{len(scenes)}.pt"
+def latents(vae: nn.Module, scenes: list[world.Scene], name: str = "latents") -> Tensor:
+    """[N, 4, 16, 16], scaled as the diffusion model sees them. name: of the cache's file."""
+    file = RUN / f"{name}_{len(scenes)}.pt"
     if file.exists():
         return torch.load(file, weights_only=True)
     parts = []
@@ -30,6 +30,7 @@ def latents(vae: nn.Module, scenes: list[world.Scene]) -> Tensor:
         x = torch.from_numpy(stack).movedim(-1, 1).contiguous() * 2 - 1
         parts.append(encode(vae, x)[0] * models.LATENT_SCALE)
     out = torch.cat(parts)
+    file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(out, file)
     return out
 

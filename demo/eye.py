@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
 
 from .world import COLOURS, SHAPES, Box, Thing, silhouette
+
+CANNY = (0.1, 0.2)  # low and high threshold
+SLACK = 2  # pixels that an edge may be off
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,9 @@ def detect(picture: np.ndarray, minimum: float = 0.004) -> list[Found]:
     """Coloured things in a picture [H, W, 3] of 0..1: connected regions of one of the world's
     colours that cover at least `minimum` of the image, named by the silhouette that fits best."""
     height, width = picture.shape[:2]
-    colours = _nearest_colour(picture)
     found = []
-    for index, colour in enumerate(COLOURS):
-        regions, count = ndimage.label(ndimage.binary_opening(colours == index, np.ones((2, 2))))
+    for colour, mask in masks(picture).items():
+        regions, count = ndimage.label(mask)
         for number, (rows, columns) in enumerate(ndimage.find_objects(regions, count), start=1):
             region = regions[rows, columns] == number
             if region.sum() < minimum * height * width or min(region.shape) < 3:
@@ -34,6 +37,22 @@ def detect(picture: np.ndarray, minimum: float = 0.004) -> list[Found]:
                    columns.stop / width, rows.stop / height)  # fmt: skip
             found.append(Found(colour, _best_shape(region), box))
     return found
+
+
+def masks(picture: np.ndarray) -> dict[str, np.ndarray]:
+    """Where a picture [H, W, 3] of 0..1 has each colour of the world, specks left out. [H, W]"""
+    nearest = _nearest_colour(picture)
+    return {
+        colour: ndimage.binary_opening(nearest == index, np.ones((2, 2)))
+        for index, colour in enumerate(COLOURS)
+    }
+
+
+def edges(picture: np.ndarray) -> torch.Tensor:
+    """Of a picture [H, W, 3] of 0..1, as the host's Canny node finds them: 0 or 1, [1, H, W]."""
+    from kornia.filters import canny
+
+    return canny(torch.from_numpy(picture).movedim(-1, 0)[None], *CANNY)[1][0]
 
 
 def _nearest_colour(picture: np.ndarray) -> np.ndarray:
@@ -80,3 +99,12 @@ def box_accuracy(found: list[Found], colour: str, shape: str, box: Box) -> float
     return max(
         (iou(f.box, box) for f in found if (f.colour, f.shape) == (colour, shape)), default=0
     )
+
+
+def edge_agreement(found: torch.Tensor, wanted: torch.Tensor, slack: int = SLACK) -> float:
+    """F1 of edges [H, W], each right where the other has one no more than `slack` pixels away."""
+    found, wanted = (e.numpy() > 0 for e in (found, wanted))
+    near = [ndimage.binary_dilation(e, iterations=slack) for e in (found, wanted)]
+    precision = (found & near[1]).sum() / max(1, found.sum())
+    recall = (wanted & near[0]).sum() / max(1, wanted.sum())
+    return float(2 * precision * recall / max(1e-9, precision + recall))

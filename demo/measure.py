@@ -1,123 +1,55 @@
-"""Measures the demo model: how often an object stands in its box, on layouts never trained on.
+"""Measures the demo model on scenes never trained on, each of its GLIGENs by what it is for.
 
-`python3 dev.py measure-demo` runs the pack's own nodes in ComfyUI, writes docs/demo.json, the table
-to the screen, and the pictures docs/demo_tau.png and docs/demo_gates.png.
+`python3 dev.py measure-demo` runs the pack's own nodes in ComfyUI, writes docs/demo.json, tables to the
+screen, and the pictures docs/demo_NAME.png and docs/demo_gates.png. With names it measures only those.
 """
 
 import argparse
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from . import eye, models, world
+from devtools import pack
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
-TAUS = (0.0, 0.3, 1.0)
-STEPS, CFG, SAMPLER, SCHEDULER = 20, 4.0, "euler", "normal"
+from . import models
+from .figures import DOCS, FILE, ROOT, TAUS, table, write_readme
 
-
-def load_pack() -> None:
-    """The repository as a package, as ComfyUI imports it."""
-    spec = importlib.util.spec_from_file_location(
-        "gligen_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    sys.modules["gligen_pack"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["gligen_pack"])
+SHOWN = 6
 
 
-class Demo:
-    """The demo model and a run of it through the pack's nodes."""
-
-    def __init__(self):
-        from gligen_pack.nodes.demo_model import GligenDemoModel
-
-        self.model, self.clip, self.vae, self.gligen = GligenDemoModel.execute().result
-        self.negative = self.encode("")
-
-    def encode(self, text: str):
-        return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
-
-    @torch.inference_mode()
-    def picture(self, scene: world.Scene, tau: float, seed: int, cfg: float = CFG) -> np.ndarray:
-        """[128, 128, 3] in 0..1, of the scene's things in its boxes."""
-        from gligen_pack.gligen_ops.entity import Box, PhraseBox
-        from gligen_pack.nodes.grounding import ground_boxes
-        from gligen_pack.nodes.ksampler import GligenKSampler
-
-        prompt = self.encode(" and ".join(t.phrase for t in scene.things))
-        boxes = [PhraseBox(t.phrase, Box(*t.box)) for t in scene.things]
-        positive = ground_boxes(prompt, self.gligen, self.clip, [boxes])
-        latent = {"samples": torch.zeros(1, 4, 16, 16)}
-        (out,) = GligenKSampler.execute(
-            self.model, seed, STEPS, cfg, SAMPLER, SCHEDULER, positive, self.negative, latent,
-            1.0, tau, 0.0, 1.0, "null",
-        ).result  # fmt: skip
-        return self.vae.decode(out["samples"])[0].clamp(0, 1).numpy()
-
-
-def layouts(count: int) -> list[world.Scene]:
-    rng = np.random.default_rng(1000)
-    return [world.Scene.random(rng, world.pairs()) for _ in range(count)]
-
-
-def measure(demo: Demo, scenes: list[world.Scene], cfg: float) -> dict:
-    """For each τ, and for pairs seen in grounding and held out from it: boxes, hits, mean IoU."""
+def measure(demo, its, scenes: list, name: str) -> dict[str, dict[str, float]]:
+    """For each τ the mean of each of its figures."""
     results = {}
     for tau in TAUS:
-        ious = {"seen": [], "held out": []}
-        for seed, scene in enumerate(tqdm(scenes, desc=f"τ = {tau:g}", mininterval=5)):
-            found = eye.detect(demo.picture(scene, tau, seed, cfg))
-            for thing in scene.things:
-                group = "held out" if (thing.colour, thing.shape) in world.HELD_OUT else "seen"
-                iou = eye.box_accuracy(found, thing.colour, thing.shape, thing.box)
-                ious[group].append(iou)
-        results[f"{tau:g}"] = {
-            group: {
-                "boxes": len(values),
-                "hit": float(np.mean(np.array(values) > 0.5)),
-                "mean_iou": float(np.mean(values)),
-            }
-            for group, values in {**ious, "all": ious["seen"] + ious["held out"]}.items()
-            if values
-        }
+        values: dict[str, list[float]] = {}
+        for seed, scene in enumerate(tqdm(scenes, desc=f"{name}, τ = {tau:g}", mininterval=5)):
+            positive, *latent = its.grounded(demo, scene)
+            picture = demo.sample(positive, tau, seed, *latent)
+            for figure, more in its.figures(demo, picture, scene).items():
+                values.setdefault(figure, []).extend(map(float, more))
+        results[f"{tau:g}"] = {f: float(np.mean(v)) for f, v in values.items() if v}
+        results[f"{tau:g}"]["things"] = max(map(len, values.values()))
     return results
 
 
-def table(results: dict) -> str:
-    lines = ["| τ | pairs | boxes | IoU > 0.5 | mean IoU |", "|---|---|---|---|---|"]
-    for tau, groups in results.items():
-        for group, r in groups.items():
-            lines.append(
-                f"| {tau} | {group} | {r['boxes']} | {r['hit']:.1%} | {r['mean_iou']:.2f} |"
-            )
-    return "\n".join(lines)
-
-
-def tau_sheet(demo: Demo, scenes: list[world.Scene], cfg: float) -> Image.Image:
-    """A row for each τ, a column for each scene, the boxes outlined."""
-    side, margin = 192, 74
-    sheet = Image.new("RGB", (margin + side * len(scenes), side * len(TAUS)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
-    for row, tau in enumerate(TAUS):
-        draw.text((margin / 2, (row + 0.5) * side), f"tau {tau:g}", "black", font, anchor="mm")
-        for column, scene in enumerate(scenes):
-            values = (demo.picture(scene, tau, column, cfg) * 255).astype(np.uint8)
-            picture = Image.fromarray(values).resize((side, side), Image.Resampling.LANCZOS)
-            x, y = margin + column * side, row * side
-            sheet.paste(picture, (x, y))
-            for thing in scene.things:
-                x0, y0, x1, y1 = (round(v * side) for v in thing.box)
-                rectangle = (x + x0, y + y0, x + x1, y + y1)
-                draw.rectangle(rectangle, outline="black", width=3)
-                draw.rectangle(rectangle, outline=world.COLOURS[thing.colour], width=1)
-    return sheet
+def sheet(demo, its, scenes: list) -> Image.Image:
+    """A column for each scene: what is given, then a picture for each τ."""
+    margin, side = 74, its.given(scenes[0]).width
+    rows = ["given", *(f"tau {tau:g}" for tau in TAUS)]
+    whole = Image.new("RGB", (margin + side * len(scenes), side * len(rows)), "white")
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(20)
+    for row, name in enumerate(rows):
+        draw.text((margin / 2, (row + 0.5) * side), name, "black", font, anchor="mm")
+    for column, scene in enumerate(scenes):
+        positive, *latent = its.grounded(demo, scene)
+        pictures = [demo.sample(positive, tau, column, *latent) for tau in TAUS]
+        images = [its.given(scene), *(its.over(scene, picture) for picture in pictures)]
+        for row, image in enumerate(images):
+            whole.paste(image, (margin + column * side, row * side))
+    return whole
 
 
 def gate_plot(log: Path, file: Path) -> None:
@@ -140,24 +72,30 @@ def gate_plot(log: Path, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py measure-demo", description=__doc__.split("\n")[0])
-    parser.add_argument("--layouts", type=int, default=200)
-    parser.add_argument("--cfg", type=float, default=CFG)
-    parser.add_argument("--no-files", action="store_true", help="print the table only")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--no-files", action="store_true", help="print the tables only")
     arguments = parser.parse_args()
     models.import_host()
-    load_pack()
-    demo = Demo()
-    results = measure(demo, layouts(arguments.layouts), arguments.cfg)
-    print(table(results))
-    if arguments.no_files:
-        return
-    DOCS.mkdir(exist_ok=True)
-    (DOCS / "demo.json").write_text(json.dumps(results, indent=1) + "\n")
-    scenes = [s for s in layouts(400)[200:] if len(s.things) > 1][:6]
-    tau_sheet(demo, scenes, arguments.cfg).save(DOCS / "demo_tau.png")
-    gates = ROOT / "demo" / "gates.jsonl"
-    if gates.exists():
-        gate_plot(gates, DOCS / "demo_gates.png")
+    measures = pack.load("demo.measures")
+    known = measures.MEASURES
+    unknown = [name for name in arguments.names if name not in known]
+    if unknown:
+        parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(known)}")
+    results = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for name in arguments.names or known:
+        its = known[name]
+        demo = measures.Demo(its.kind)
+        scenes = its.scenes(arguments.scenes + SHOWN)
+        results[name] = measure(demo, its, scenes[: arguments.scenes], name)
+        print(f"\n{arguments.scenes} scenes\n{table({name: results[name]})}", flush=True)
+        if not arguments.no_files:
+            results = {name: results[name] for name in known if name in results}
+            FILE.write_text(json.dumps(results, indent=1) + "\n")
+            write_readme(results)
+            sheet(demo, its, scenes[-SHOWN:]).save(DOCS / f"demo_{name}.png")
+    if not arguments.no_files:
+        gate_plot(ROOT / "demo" / "gates" / "boxes.jsonl", DOCS / "demo_gates.png")
 
 
 if __name__ == "__main__":

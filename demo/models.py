@@ -3,8 +3,8 @@
 `nodes/demo_model.py` makes the same from the trained weights inside ComfyUI.
 """
 
-import os
-import sys
+import json
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -39,6 +39,8 @@ TEXT = {
     "max_position_embeddings": 77,
     "eos_token_id": 49407,
 }
+VISION_FILE = Path(__file__).with_name("vision.json")  # as a file, which any host reads
+VISION = json.loads(VISION_FILE.read_text())
 VAE = {
     "embed_dim": 4,
     "ddconfig": {
@@ -59,16 +61,11 @@ LATENT_SCALE = 0.18215  # of the host's SD 1.x latent format
 
 def import_host() -> None:
     """Put the ComfyUI of COMFYUI_PATH on the path and set it up for training here."""
-    path = os.environ.get("COMFYUI_PATH")
-    if not path:
-        sys.exit("COMFYUI_PATH is not set: start the training with `python3 dev.py train-demo`.")
-    sys.path.insert(0, path)
-    import comfy.options
+    from devtools import pack
 
-    comfy.options.enable_args_parsing(False)
+    pack.import_host()
     from comfy.cli_args import args
 
-    args.cpu = not torch.cuda.is_available()
     args.use_pytorch_cross_attention = True
 
 
@@ -109,18 +106,35 @@ def text_encoder() -> nn.Module:
     import comfy.clip_model
     from comfy.ops import disable_weight_init
 
-    class Layer(comfy.clip_model.CLIPLayer):
-        """The host's layer adds in place, which autograd cannot follow."""
+    model = reset(comfy.clip_model.CLIPTextModel(TEXT, torch.float32, "cpu", disable_weight_init))
+    nn.init.normal_(model.text_model.embeddings.position_embedding.weight, std=0.01)
+    return trainable(model)
 
+
+def vision_encoder() -> nn.Module:
+    import comfy.clip_model
+    from comfy.ops import disable_weight_init
+
+    model = comfy.clip_model.CLIPVisionModelProjection(
+        VISION, torch.float32, "cpu", disable_weight_init
+    )
+    nn.init.normal_(reset(model).vision_model.embeddings.class_embedding, std=0.02)
+    return trainable(model)
+
+
+def trainable(clip: nn.Module) -> nn.Module:
+    """The host's CLIP layers add in place, which autograd cannot follow."""
+    import comfy.clip_model
+
+    class Layer(comfy.clip_model.CLIPLayer):
         def forward(self, x, mask=None, optimized_attention=None):
             x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
             return x + self.mlp(self.layer_norm2(x))
 
-    model = reset(comfy.clip_model.CLIPTextModel(TEXT, torch.float32, "cpu", disable_weight_init))
-    nn.init.normal_(model.text_model.embeddings.position_embedding.weight, std=0.01)
-    for layer in model.text_model.encoder.layers:
-        layer.__class__ = Layer
-    return model
+    for module in clip.modules():
+        if type(module) is comfy.clip_model.CLIPLayer:
+            module.__class__ = Layer
+    return clip
 
 
 def autoencoder() -> nn.Module:

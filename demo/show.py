@@ -1,4 +1,4 @@
-"""Draws a workflow's boxes on the picture it made and says how well the picture keeps to them.
+"""Draws what a workflow grounds on the picture it made, and says how well the picture keeps to it.
 
 Called by dev.py: show.py PICTURE WORKFLOW ANNOTATED, the workflow in API format.
 """
@@ -8,49 +8,124 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo import eye, world  # noqa: E402
-from gligen_ops.entity import Box, PhraseBox  # noqa: E402
-from nodes.drawing import draw_boxes  # noqa: E402
+from demo import eye, joints, world  # noqa: E402
+from gligen_ops.entity import Box, PhraseBox, Pose  # noqa: E402
+from nodes.drawing import draw_boxes, draw_poses  # noqa: E402
 
 SHOWN = 512
 
 
-def boxes_of(workflow: dict) -> list[PhraseBox]:
-    """The boxes of a workflow's GligenTextBox nodes, in order of their node ids."""
-    nodes = sorted(workflow.items(), key=lambda item: [int(n) for n in item[0].split(":")])
-    return [
-        PhraseBox(i["text"], Box.from_size(i["x"], i["y"], i["width"], i["height"]))
-        for i in (node["inputs"] for _, node in nodes if node["class_type"] == "GligenTextBox")
-    ]
+class Workflow:
+    """nodes: by id, as the server takes them."""
+
+    def __init__(self, nodes: dict):
+        self.nodes = nodes
+
+    def inputs(self, kind: str) -> list[dict]:
+        """Of the nodes of a kind, in order of their ids (those in a subgraph: "3:5")."""
+        ids = sorted(self.nodes, key=lambda name: [int(n) for n in name.split(":")])
+        return [n["inputs"] for n in map(self.nodes.get, ids) if n["class_type"] == kind]
+
+    def painted(self, link: list) -> list[PhraseBox]:
+        """What a GligenDemoPicture paints that a link leads back to."""
+        node = self.nodes[link[0]]
+        if node["class_type"] == "GligenDemoPicture":
+            return [read_line(line) for line in node["inputs"]["things"].strip().splitlines()]
+        return self.painted(node["inputs"]["image"])
+
+    def boxes(self) -> list[PhraseBox]:
+        """Of text boxes, and of image boxes with what their picture shows as phrase."""
+        text = [PhraseBox(i["text"], box_of(i)) for i in self.inputs("GligenTextBox")]
+        image = [
+            PhraseBox(self.painted(i["clip_vision_output"])[0].phrase, box_of(i))
+            for i in self.inputs("GligenImageBox")
+            if i["use"] != "style"
+        ]
+        return text + image
+
+    def poses(self) -> list[Pose]:
+        people = [json.loads(i["json"]) for i in self.inputs("GligenKeypoints")]
+        return [Pose(torch.tensor(points)) for group in people for points in group]
 
 
-def accuracy(picture: Image.Image, boxes: list[PhraseBox]) -> list[float]:
+def read_line(line: str) -> PhraseBox:
+    phrase, numbers = line.split(":")
+    return PhraseBox(phrase, Box.from_size(*map(float, numbers.split(","))))
+
+
+def box_of(inputs: dict) -> Box:
+    return Box.from_size(*(inputs[name] for name in ("x", "y", "width", "height")))
+
+
+def accuracy(picture: np.ndarray, boxes: list[PhraseBox]) -> list[float]:
     """For each box the IoU with the thing of its phrase that the picture shows; 0 without one."""
-    small = picture.resize((world.SIZE, world.SIZE), Image.Resampling.BOX)
-    found = eye.detect(np.asarray(small, dtype=np.float32) / 255)
+    found = eye.detect(picture)
     return [
         eye.box_accuracy(found, *b.phrase.split()[-2:], (b.box.x0, b.box.y0, b.box.x1, b.box.y1))
         for b in boxes
     ]
 
 
+def figures(picture: np.ndarray, workflow: Workflow) -> list[str]:
+    """What the picture [128, 128, 3] of 0..1 shows of what the workflow grounds, line by line."""
+    lines = []
+    boxes = workflow.boxes()
+    if boxes:
+        values = accuracy(picture, boxes)
+        lines += [
+            f"{b.phrase}: IoU with its box {v:.2f}" for b, v in zip(boxes, values, strict=True)
+        ]
+        hits = sum(v > 0.5 for v in values)
+        lines.append(
+            f"Box accuracy: {hits} of {len(boxes)} in place (IoU > 0.5), "
+            f"mean IoU {np.mean(values):.2f}"
+        )
+    for pose in workflow.poses():
+        errors = [
+            np.linalg.norm(found - pose.points.numpy(), axis=-1).mean()
+            for found in (joints.find(picture, colour) for colour in world.COLOURS)
+            if found is not None
+        ]
+        lines.append(
+            f"Mean joint error: {min(errors):.1%} of the picture" if errors else "No person found."
+        )
+    for i in workflow.inputs("GligenImageBox"):
+        if i["use"] == "style":
+            colour = workflow.painted(i["clip_vision_output"])[0].phrase.split()[-2]
+            masks = eye.masks(picture)
+            share = masks[colour].sum() / max(1, sum(mask.sum() for mask in masks.values()))
+            lines.append(f"Coloured pixels that are {colour}, as the style is: {share:.0%}")
+    for i in workflow.inputs("GligenSpatialMap"):
+        wanted = eye.edges(paint(workflow.painted(i["image"])))[0]
+        agreement = eye.edge_agreement(eye.edges(picture)[0], wanted)
+        lines.append(f"Edge agreement (F1, {eye.SLACK} pixels of slack): {agreement:.2f}")
+    for i in workflow.inputs("GligenInpaint"):
+        kept = workflow.painted(i["image"])
+        stay = sum(v > 0.5 for v in accuracy(picture, kept))
+        lines.append(f"Still there of the picture painted into: {stay} of {len(kept)}")
+    return lines
+
+
+def paint(boxes: list[PhraseBox]) -> np.ndarray:
+    things = [
+        world.Thing(*b.phrase.split()[-2:], (b.box.x0, b.box.y0, b.box.x1, b.box.y1)) for b in boxes
+    ]
+    return world.render(world.Scene(tuple(things)))
+
+
 def main(picture: str, workflow: str, annotated: str) -> None:
     image = Image.open(picture).convert("RGB")
-    boxes = boxes_of(json.loads(Path(workflow).read_text(encoding="utf-8")))
-    values = accuracy(image, boxes)
-    for b, iou in zip(boxes, values, strict=True):
-        print(f"{b.phrase}: IoU with its box {iou:.2f}")
-    hits = sum(v > 0.5 for v in values)
-    print(
-        f"Box accuracy: {hits} of {len(boxes)} in place (IoU > 0.5), mean IoU {np.mean(values):.2f}"
-    )
+    wanted = Workflow(json.loads(Path(workflow).read_text(encoding="utf-8")))
+    small = image.resize((world.SIZE, world.SIZE), Image.Resampling.BOX)
+    print("\n".join(figures(np.asarray(small, dtype=np.float32) / 255, wanted)))
     if image.width < SHOWN:
         image = image.resize((SHOWN, SHOWN * image.height // image.width), Image.Resampling.LANCZOS)
-    draw_boxes(image, boxes).save(annotated)
+    draw_boxes(draw_poses(image, wanted.poses()), wanted.boxes()).save(annotated)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,22 @@
-"""Trains the demo model from a fixed seed: `python3 dev.py train-demo`.
+"""Trains the demo model from a fixed seed: `python3 dev.py train-demo`, or only the stages named.
 
     vae      the autoencoder of the world's pictures
     base     text encoder and UNet on captioned scenes, no grounding input
-    gligen   gated layers and box tokenizer on grounded scenes, over the frozen base
     decoder  the autoencoder's decoder once more, to draw crisply what the base paints
+    boxes    gated layers and tokenizer of text boxes, over the frozen base
+
+and, where they are named, what the other kinds of grounding add to it:
+
+    vision   the CLIP vision model that reads reference pictures
+    joints   an eye that finds the joints of persons, to measure with
+    images, keypoints, canny, inpainting   gated layers and tokenizer of each
 
 A stage that was interrupted goes on where it stopped; remove demo/run to start over.
 """
 
 import argparse
 import os
+from functools import partial
 
 import torch
 
@@ -17,30 +24,41 @@ from . import models
 
 models.import_host()
 
-from . import data, train_base, train_gligen, train_vae  # noqa: E402
+from . import (  # noqa: E402
+    data,
+    train_adapter,
+    train_base,
+    train_joints,
+    train_vae,
+    train_vision,
+)
+from .adapters import ADAPTERS  # noqa: E402
 
-TRAINERS = {
-    "vae": train_vae.train,
-    "base": train_base.train,
-    "gligen": train_gligen.train,
-    "decoder": train_vae.train_decoder,
+STAGES = {  # what trains it, steps
+    "vae": (train_vae.train, 1000),
+    "base": (train_base.train, 3600),
+    "decoder": (train_vae.train_decoder, 800),
+    "vision": (train_vision.train, 1500),
+    "joints": (train_joints.train, 1500),
+    **{name: (partial(train_adapter.train, name), a.steps) for name, a in ADAPTERS.items()},
 }
-STAGES = {"vae": 1000, "base": 3600, "gligen": 8000, "decoder": 800}
+TEXT_BOXES = ("vae", "base", "decoder", "boxes")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py train-demo", description=__doc__.split("\n")[0])
-    parser.add_argument("stages", nargs="*", choices=[[], *STAGES], help="default: all, in order")
-    for stage, steps in STAGES.items():
+    parser.add_argument("stages", nargs="*", choices=[[], *STAGES],
+                        help=f"default: {', '.join(TEXT_BOXES)}")  # fmt: skip
+    for stage, (_, steps) in STAGES.items():
         parser.add_argument(f"--{stage}-steps", type=int, default=steps, metavar="N")
     parser.add_argument("--scenes", type=int, default=data.COUNT, metavar="N")
     arguments = parser.parse_args()
     data.COUNT = arguments.scenes
     torch.set_num_threads(os.cpu_count())
     torch.set_flush_denormal(True)
-    for stage in arguments.stages or STAGES:
-        steps = getattr(arguments, f"{stage}_steps")
-        TRAINERS[stage](steps)
+    for stage in arguments.stages or TEXT_BOXES:
+        train, _ = STAGES[stage]
+        train(getattr(arguments, f"{stage}_steps"))
 
 
 if __name__ == "__main__":

@@ -103,8 +103,32 @@ class Scene:
                 things.append(_random_figure(rng, colour, box))
             else:
                 things.append(Thing(colour, shape, box))
+        return Scene.lit(rng, things)
+
+    @staticmethod
+    def persons(rng: np.random.Generator, count: int | None = None) -> "Scene":
+        """One person or two (or `count`), each large and of a colour of its own."""
+        count = count or int(rng.integers(1, 3))
+        boxes = _random_boxes(rng, count)
+        while min(box[3] - box[1] for box in boxes) < 0.4:
+            boxes = _random_boxes(rng, count)
+        colours = rng.permutation(list(COLOURS))
+        return Scene.lit(
+            rng, [_random_figure(rng, str(c), b) for c, b in zip(colours, boxes, strict=False)]
+        )
+
+    @staticmethod
+    def lit(rng: np.random.Generator, things: list[Thing]) -> "Scene":
+        """These things under some light on some ground."""
         light = list(LIGHTS)[rng.integers(len(LIGHTS))]
         return Scene(tuple(things), light, GROUNDS[rng.integers(len(GROUNDS))])
+
+
+def standing(colour: str, box: Box) -> Thing:
+    """A person with arms down, filling the box."""
+    x0, y0, x1, y1 = box
+    joints = ((x0 + u * (x1 - x0), y0 + v * (y1 - y0)) for u, v in STANDING.values())
+    return Thing(colour, FIGURE, box, tuple(joints))
 
 
 def pairs(held_out: bool | None = None) -> list[tuple[str, str]]:
@@ -227,11 +251,12 @@ def render(scene: Scene, size: int = SIZE) -> np.ndarray:
     return np.clip(picture * light, 0, 1).astype(np.float32)
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+def caption(scene: Scene, rng: np.random.Generator, coloured: bool = True) -> str:
     """Names the things in random order, at times without articles; sometimes says where they are and
-    where light comes from."""
+    where light comes from. coloured: with their colours."""
     places, bare = rng.random() < 0.5, rng.random() < BARE
-    names = [t.name if bare else t.phrase for t in scene.things]
+    names = [t.name if coloured else t.shape for t in scene.things]
+    names = names if bare else [f"a {name}" for name in names]
     phrases = [
         n + (_place(t, rng) if places else "") for n, t in zip(names, scene.things, strict=True)
     ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .entity import Box, Entity
 from .fourier import fourier_embedding, fourier_width
-from .mlp import token_mlp
+from .mlp import HIDDEN, hidden_width, token_mlp
 from .shapes import Shapes, agreed, vote
 from .slots import filled, or_null
 
@@ -26,15 +26,16 @@ def box_inputs(boxes: list[Box]) -> tuple[Tensor, Tensor]:
 
 
 class BoxTokenizer(nn.Module):
-    """text_width: F of the phrase feature; token_width: D of the grounding tokens (768 on SD 1.x)."""
+    """text_width: F of the phrase feature; token_width: D of the grounding tokens (768 on SD 1.x);
+    hidden: of the MLP."""
 
     slots = SLOTS
     owners = list(range(SLOTS))
     parts = frozenset({"linears", "null_positive_feature", "null_position_feature"})
 
-    def __init__(self, text_width: int, token_width: int, operations=nn):
+    def __init__(self, text_width: int, token_width: int, operations=nn, hidden: int = HIDDEN):
         super().__init__()
-        self.linears = token_mlp(text_width + POSITION, token_width, operations)
+        self.linears = token_mlp(text_width + POSITION, token_width, operations, hidden)
         self.null_positive_feature = nn.Parameter(torch.zeros(text_width))
         self.null_position_feature = nn.Parameter(torch.zeros(POSITION))
 
@@ -43,7 +44,8 @@ class BoxTokenizer(nn.Module):
         """The one that has tensors of these shapes."""
         text = vote(shapes, "null_positive_feature", 1, 0)
         text += [n - POSITION for n in vote(shapes, "linears.0.weight", 2, 1)]
-        return cls(agreed(text, token_width), token_width, operations)
+        hidden = hidden_width(shapes, "linears")
+        return cls(agreed(text, token_width), token_width, operations, hidden)
 
     @property
     def text_width(self) -> int:

@@ -138,24 +138,14 @@ def load_gligen(path: str | PathLike, operations=nn) -> Gligen:
     return gligen
 
 
-def save_gligen(
-    tensors: Checkpoint | Mapping[str, Tensor],
-    file: str | PathLike,
-    kind: Kind | None = None,
-    fuser: str = "gatedSA",
-    source: str = "",
-) -> None:
+def save_gligen(checkpoint: Checkpoint, file: str | PathLike) -> None:
     """Write a safetensors file of GLIGEN's tensors, by the authors' names, which `read_gligen` reads
-    back as they are. kind, fuser and source: of tensors that are no Checkpoint, which knows its own;
-    the kind is by default the one that the tensors tell of."""
-    if not isinstance(tensors, Checkpoint):
-        kind = kind or kind_of(_shapes_of(tensors))
-        tensors = Checkpoint(dict(tensors), kind, fuser, source=source)
-    content = {name: tensor.contiguous() for name, tensor in tensors.tensors.items()}
+    back as they are, with what else the checkpoint knows."""
+    content = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     metadata = {
-        "gligen_kind": tensors.kind.name,
-        "gligen_fuser": tensors.fuser,
-        "gligen_source": tensors.source,
+        "gligen_kind": checkpoint.kind.name,
+        "gligen_fuser": checkpoint.fuser,
+        "gligen_source": checkpoint.source,
     }
     save_file(content, file, metadata)
 

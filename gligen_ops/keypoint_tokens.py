@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .entity import Pose
 from .fourier import fourier_embedding, fourier_width
-from .mlp import token_mlp
+from .mlp import HIDDEN, hidden_width, token_mlp
 from .shapes import Shapes
 from .slots import or_null
 
@@ -23,7 +23,8 @@ POSITION = fourier_width(2)
 
 
 class KeypointTokenizer(nn.Module):
-    """token_width: D of the grounding tokens, and of the embeddings (768 on SD 1.x)."""
+    """token_width: D of the grounding tokens, and of the embeddings (768 on SD 1.x); hidden:
+    of the MLP."""
 
     slots = PERSONS
     owners = [person for person in range(PERSONS) for _ in range(POINTS)]
@@ -34,18 +35,18 @@ class KeypointTokenizer(nn.Module):
         }
     )
 
-    def __init__(self, token_width: int, operations=nn):
+    def __init__(self, token_width: int, operations=nn, hidden: int = HIDDEN):
         super().__init__()
         self.person_embeddings = nn.Parameter(torch.zeros(PERSONS, token_width))
         self.keypoint_embeddings = nn.Parameter(torch.zeros(POINTS, token_width))
-        self.linears = token_mlp(token_width + POSITION, token_width, operations)
+        self.linears = token_mlp(token_width + POSITION, token_width, operations, hidden)
         self.null_person_feature = nn.Parameter(torch.zeros(token_width))
         self.null_xy_feature = nn.Parameter(torch.zeros(POSITION))
 
     @classmethod
     def of(cls, shapes: Shapes, token_width: int, operations=nn) -> "KeypointTokenizer":
         """The one that has tensors of these shapes."""
-        return cls(token_width, operations)
+        return cls(token_width, operations, hidden_width(shapes, "linears"))
 
     def inputs(self, entities: list[Pose]) -> tuple[Tensor, ...]:
         """What `forward` takes, for at most `slots` persons; none: the null grounding."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .convnext import ConvNeXt
 from .entity import SpatialMap
-from .mlp import token_mlp
+from .mlp import HIDDEN, hidden_width, token_mlp
 from .shapes import Shapes, agreed, vote
 from .slots import or_null
 
@@ -28,20 +28,28 @@ CLASSES = 152
 
 class MapTokenizer(nn.Module):
     """feature_width: F of ConvNeXt's features (768 in ConvNeXt-Tiny); token_width: D of the grounding
-    tokens; tokens: G, a square, which decides the resolution at which the map is read (196: 448)."""
+    tokens; tokens: G, a square, which decides the resolution at which the map is read (196: 448);
+    hidden: of the MLP."""
 
     slots = 1
     channels = 3
     parts = frozenset({"convnext_tiny_backbone", "pos_embedding", "linears", "null_feature"})
 
-    def __init__(self, feature_width: int, token_width: int, tokens: int = TOKENS, operations=nn):
+    def __init__(
+        self,
+        feature_width: int,
+        token_width: int,
+        tokens: int = TOKENS,
+        operations=nn,
+        hidden: int = HIDDEN,
+    ):
         super().__init__()
         self.owners = [0] * tokens
         self.resolution = STRIDE * math.isqrt(tokens)
         # Its layers are torch's, not of `operations`: it computes where and in what its weights are.
         self.convnext_tiny_backbone = ConvNeXt(feature_width)
         self.pos_embedding = nn.Parameter(torch.zeros(1, tokens, feature_width))
-        self.linears = token_mlp(feature_width, token_width, operations)
+        self.linears = token_mlp(feature_width, token_width, operations, hidden)
         self.null_feature = nn.Parameter(torch.zeros(feature_width))
 
     @classmethod
@@ -50,7 +58,8 @@ class MapTokenizer(nn.Module):
         widths = vote(shapes, "pos_embedding", 3, 2) + vote(shapes, "null_feature", 1, 0)
         widths += vote(shapes, "linears.0.weight", 2, 1)
         side = math.isqrt(agreed(vote(shapes, "pos_embedding", 3, 1), TOKENS))
-        return cls(agreed(widths, token_width), token_width, side * side, operations)
+        hidden = hidden_width(shapes, "linears")
+        return cls(agreed(widths, token_width), token_width, side * side, operations, hidden)
 
     def inputs(self, entities: list[SpatialMap]) -> tuple[Tensor | None, Tensor]:
         """What `forward` takes, for at most one map; none: the null grounding."""
@@ -84,8 +93,15 @@ class SemanticMapTokenizer(MapTokenizer):
     channels = CLASSES
     parts = MapTokenizer.parts | {"in_conv"}
 
-    def __init__(self, feature_width: int, token_width: int, tokens: int = TOKENS, operations=nn):
-        super().__init__(feature_width, token_width, tokens, operations)
+    def __init__(
+        self,
+        feature_width: int,
+        token_width: int,
+        tokens: int = TOKENS,
+        operations=nn,
+        hidden: int = HIDDEN,
+    ):
+        super().__init__(feature_width, token_width, tokens, operations, hidden)
         self.in_conv = operations.Conv2d(CLASSES, 3, 3, padding=1)
 
     def pixels(self, maps: Tensor) -> Tensor:

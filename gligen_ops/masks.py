@@ -4,19 +4,24 @@ Original: `draw_masks_from_boxes` in inpaint_mask_func.py of gligen/GLIGEN, whos
 image is known.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from .entity import Box
 
+ROUNDING = 1e-3  # of latent pixels: 0.1 + 0.2 ends where 0.3 does
+
 
 def boxes_mask(boxes: list[Box], size: tuple[int, int]) -> Tensor:
-    """1 in the boxes, 0 elsewhere, on a latent of size (h, w). [1, h, w]. A box begins and ends at the
-    latent pixel that its edge falls into, as in the original, and covers one at least."""
+    """1 in the boxes, 0 elsewhere, on a latent of size (h, w). [1, h, w]. Every latent pixel that a box
+    reaches into is in it. (The original rounds right and lower edges down, so that what is painted may
+    end before its box does.)"""
     height, width = size
     mask = torch.zeros(1, height, width)
     for box in boxes:
-        x0, y0 = min(int(box.x0 * width), width - 1), min(int(box.y0 * height), height - 1)
-        x1, y1 = max(int(box.x1 * width), x0 + 1), max(int(box.y1 * height), y0 + 1)
+        x0, y0 = (max(0, math.floor(v + ROUNDING)) for v in (box.x0 * width, box.y0 * height))
+        x1, y1 = (math.ceil(v - ROUNDING) for v in (box.x1 * width, box.y1 * height))
         mask[:, y0:y1, x0:x1] = 1
     return mask

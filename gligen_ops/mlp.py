@@ -5,15 +5,23 @@ Original: `linears` of each `PositionNet` in ldm/modules/diffusionmodules of gli
 
 from torch import nn
 
-HIDDEN = 512
+from .shapes import Shapes, agreed, vote
+
+HIDDEN = 512  # in all of the authors' models
 
 
-def token_mlp(inputs: int, outputs: int, operations=nn) -> nn.Sequential:
-    """[..., inputs] → [..., outputs], over two hidden layers of width 512 with SiLU."""
+def token_mlp(inputs: int, outputs: int, operations=nn, hidden: int = HIDDEN) -> nn.Sequential:
+    """[..., inputs] → [..., outputs], over two hidden layers with SiLU."""
     return nn.Sequential(
-        operations.Linear(inputs, HIDDEN),
+        operations.Linear(inputs, hidden),
         nn.SiLU(),
-        operations.Linear(HIDDEN, HIDDEN),
+        operations.Linear(hidden, hidden),
         nn.SiLU(),
-        operations.Linear(HIDDEN, outputs),
+        operations.Linear(hidden, outputs),
     )
+
+
+def hidden_width(shapes: Shapes, name: str) -> int:
+    """Of the MLP that has tensors of these shapes under this name."""
+    votes = vote(shapes, f"{name}.0.bias", 1, 0) + vote(shapes, f"{name}.4.weight", 2, 1)
+    return agreed(votes + vote(shapes, f"{name}.2.bias", 1, 0), HIDDEN)

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from .box_tokens import POSITION, SLOTS, box_inputs
 from .entity import Entity
 from .fourier import fourier_embedding
-from .mlp import token_mlp
+from .mlp import HIDDEN, hidden_width, token_mlp
 from .shapes import Shapes, agreed, vote
 from .slots import filled, or_null
 
 
 class TextImageTokenizer(nn.Module):
-    """text_width: F of the phrase and image features; token_width: D of the grounding tokens."""
+    """text_width: F of the phrase and image features; token_width: D of the grounding tokens; hidden:
+    of the MLPs."""
 
     slots = SLOTS
     owners = [*range(SLOTS), *range(SLOTS)]
@@ -31,10 +32,10 @@ class TextImageTokenizer(nn.Module):
         }
     )
 
-    def __init__(self, text_width: int, token_width: int, operations=nn):
+    def __init__(self, text_width: int, token_width: int, operations=nn, hidden: int = HIDDEN):
         super().__init__()
-        self.linears_text = token_mlp(text_width + POSITION, token_width, operations)
-        self.linears_image = token_mlp(text_width + POSITION, token_width, operations)
+        self.linears_text = token_mlp(text_width + POSITION, token_width, operations, hidden)
+        self.linears_image = token_mlp(text_width + POSITION, token_width, operations, hidden)
         self.null_text_feature = nn.Parameter(torch.zeros(text_width))
         self.null_image_feature = nn.Parameter(torch.zeros(text_width))
         self.null_position_feature = nn.Parameter(torch.zeros(POSITION))
@@ -46,7 +47,8 @@ class TextImageTokenizer(nn.Module):
         for kind in ("text", "image"):
             widths += vote(shapes, f"null_{kind}_feature", 1, 0)
             widths += [n - POSITION for n in vote(shapes, f"linears_{kind}.0.weight", 2, 1)]
-        return cls(agreed(widths, token_width), token_width, operations)
+        hidden = hidden_width(shapes, "linears_text")
+        return cls(agreed(widths, token_width), token_width, operations, hidden)
 
     @property
     def text_width(self) -> int:

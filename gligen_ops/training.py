@@ -11,14 +11,17 @@ Original: trainer.py of gligen/GLIGEN.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .attention_maps import attention_logits
+from .entity import Inpainting, SpatialMap
+from .first_conv import LATENT, FirstConv
 from .fit import fit
 from .gated import GatedSelfAttention
 from .model import Block, Gligen
@@ -30,15 +33,19 @@ GUIDED = 400  # steps
 GUIDANCE = 0.01  # weight of the guidance at their start
 Fuse = Callable[[Tensor, Block, int], Tensor]
 """Visual tokens [B, N, C] after the self-attention of a block with so many heads → the same, grounded."""
-Denoise = Callable[[Tensor, Tensor, Tensor, Fuse], Tensor]
-"""The frozen base: z_t [B, c, h, w], t [B], caption context [B, L, F], fuse → ε of z_t's shape."""
+First = Callable[[Tensor], Tensor] | None
+"""z_t [B, c, h, w] → what the UNet's first convolution is to give instead; None: its own."""
+Denoise = Callable[[Tensor, Tensor, Tensor, Fuse, First], Tensor]
+"""The frozen base: z_t [B, c, h, w], t [B], caption context [B, L, F], fuse, first → ε of z_t's shape."""
 
 
 @dataclass(frozen=True)
 class Batch:
     latents: Tensor  # z, [B, c, h, w]
     context: Tensor  # caption, [B, L, F]
-    grounding: tuple[Tensor, ...]  # the tokenizer's inputs: boxes [B, N, 4], mask [B, N], ...
+    grounding: tuple[Tensor, ...]  # the tokenizer's inputs [B, ...], masks among them
+    regions: Tensor  # of each grounding token, corners xyxy [B, G, 4]; zeros: none
+    beside: Sequence[SpatialMap | Inpainting] = ()  # of each example, for the first convolution
 
 
 class Diffusion:
@@ -68,17 +75,19 @@ def learn(
     file: Path,
     steps: int,
     every: Callable[[int], None] = lambda step: None,
+    opening: int = OPENING,
     lr: float = 2e-3,
     gate_lr: float = 5e-3,
 ) -> float:
-    """Optimise θ'. batches: of a step, its examples and their time steps t [B]. file, every and the
-    seconds that come back: see `fit`."""
+    """Optimise θ'. batches: of a step, its examples and their time steps t [B]. opening: steps after
+    which the gates are open; 0 where they are already. file, every and the seconds that come back: see
+    `fit`."""
     diffusion = Diffusion()
     groups = parameter_groups(gligen, lr, gate_lr)
 
     def step_loss(step: int) -> Tensor:
-        if step <= OPENING:
-            open_gates(gligen, step / OPENING)
+        if opening and step <= opening:
+            open_gates(gligen, step / opening)
         batch, t = batches(step)
         guidance = GUIDANCE * max(0.0, 1 - step / GUIDED)
         return loss(denoise, gligen, diffusion, batch, null_context, t, guidance)
@@ -93,14 +102,32 @@ def parameter_groups(gligen: Gligen, lr: float, gate_lr: float) -> list[dict]:
     return [{"params": rest, "lr": lr}, {"params": gates, "lr": gate_lr, "weight_decay": 0.0}]
 
 
+def widened(conv: nn.Conv2d, downsample_net: nn.Module) -> FirstConv:
+    """A first convolution that begins as the base's: its weights, and zeros for what is new."""
+    first = FirstConv(conv.out_channels, downsample_net)
+    with torch.no_grad():
+        first.conv.weight.zero_()
+        first.conv.weight[:, :LATENT] = conv.weight
+        first.conv.bias.copy_(conv.bias)
+    return first
+
+
 def dropped(batch: Batch, null_context: Tensor) -> Batch:
-    """The batch with caption and grounding each replaced by null for 10% of its examples."""
+    """The batch with caption and grounding each replaced by null for 10% of its examples. What lies
+    beside the latent stays, as it does in guidance."""
     count = len(batch.latents)
     no_caption = torch.rand(count, 1, 1, device=batch.context.device) < DROP
     keep = (torch.rand(count, 1, device=batch.context.device) >= DROP).to(batch.context)
-    first, mask, *rest = batch.grounding
-    context = torch.where(no_caption, null_context, batch.context)
-    return Batch(batch.latents, context, (first, mask * keep, *rest))
+
+    def kept(x: Tensor) -> Tensor:
+        return x * keep.view(count, *[1] * (x.ndim - 1))
+
+    return replace(
+        batch,
+        context=torch.where(no_caption, null_context, batch.context),
+        grounding=tuple(map(kept, batch.grounding)),
+        regions=kept(batch.regions),
+    )
 
 
 def loss(
@@ -113,45 +140,49 @@ def loss(
     guidance: float = 0.0,
 ) -> Tensor:
     """The objective on one batch at the time steps t [B], integers in 0..999, plus `guidance` times
-    how little the places in a box attend to its entity."""
+    how little the places in a token's region attend to it."""
     batch = dropped(batch, null_context)
-    boxes, mask, *_ = batch.grounding
-    tokens = gligen.position_net(*batch.grounding)  # [B, N, D]
+    tokens = gligen.position_net(*batch.grounding)  # [B, G, D]
     inattention = []
 
     def fuse(v: Tensor, block: Block, heads: int) -> Tensor:
         layer = gligen.layer(block)
         keys = layer.keys(tokens)
         if guidance:
-            places = inside(boxes, mask, v.shape[1])
+            places = inside(batch.regions, v.shape[1])
             inattention.append(surprise(layer, v.detach(), keys.key, heads, places))
         return layer(v, keys, heads, layer.gates())
 
+    first = None
+    if gligen.first_conv is not None:
+        size = tuple(batch.latents.shape[-2:])
+        extra = torch.cat([gligen.first_conv.extra(one, size) for one in batch.beside])
+        first = partial(gligen.first_conv, extra=extra)
     noise = torch.randn_like(batch.latents)
-    predicted = denoise(diffusion.noisy(batch.latents, noise, t), t, batch.context, fuse)
+    predicted = denoise(diffusion.noisy(batch.latents, noise, t), t, batch.context, fuse, first)
     objective = torch.nn.functional.mse_loss(predicted, noise)
     return objective + guidance * torch.stack(inattention).mean() if guidance else objective
 
 
-def inside(boxes: Tensor, mask: Tensor, places: int) -> Tensor:
-    """1 where a place of the square grid of visual tokens is in an entity's box. [B, places, N]"""
+def inside(regions: Tensor, places: int) -> Tensor:
+    """1 where a place of the square grid of visual tokens is in a token's region. [B, places, G]"""
     side = math.isqrt(places)
-    centre = (torch.arange(side, device=boxes.device) + 0.5) / side
+    centre = (torch.arange(side, device=regions.device) + 0.5) / side
     y, x = (c.reshape(1, -1, 1) for c in torch.meshgrid(centre, centre, indexing="ij"))
-    x0, y0, x1, y1 = (c[:, None, :] for c in boxes.unbind(-1))
-    return ((x0 < x) & (x < x1) & (y0 < y) & (y < y1)) * mask[:, None, :]
+    x0, y0, x1, y1 = (c[:, None, :] for c in regions.unbind(-1))
+    return ((x0 < x) & (x < x1) & (y0 < y) & (y < y1)).to(regions)
 
 
 def surprise(
     layer: GatedSelfAttention, v: Tensor, key: Tensor, heads: int, places: Tensor
 ) -> Tensor:
-    """Mean −log of the attention that a place in an entity's box pays to the entity. A grounding
+    """Mean −log of the attention that a place in a token's region pays to the token. A grounding
     token is one of a hundred that a place sees, its trace in their mean is faint, and without this
     the gated layers take long to find it."""
     h = layer.norm1(v)
     key = torch.cat([layer.attn.to_k(h), key], dim=1)
-    logits = attention_logits(layer.attn.to_q(h), key, heads)  # [B, heads, places, places + N]
-    attention = logits.log_softmax(-1)[..., v.shape[1] :].mean(1)  # [B, places, N]
+    logits = attention_logits(layer.attn.to_q(h), key, heads)  # [B, heads, places, places + G]
+    attention = logits.log_softmax(-1)[..., v.shape[1] :].mean(1)  # [B, places, G]
     return -(attention * places).sum() / places.sum().clamp(min=1)
 
 

@@ -1,4 +1,5 @@
-"""The demo model as MODEL, CLIP, VAE and GLIGEN: the host's own SD 1.x classes at small widths.
+"""The demo model as MODEL, CLIP, VAE, GLIGEN and CLIP_VISION: the host's own classes of SD 1.x at small
+widths.
 
 demo/models.py has the widths, demo/weights the weights.
 """
@@ -6,6 +7,7 @@ demo/models.py has the widths, demo/weights the weights.
 import json
 from pathlib import Path
 
+import comfy.clip_vision
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
@@ -19,7 +21,16 @@ from . import seat
 
 WEIGHTS = Path(__file__).parent.parent / "demo" / "weights"
 EMBEDDING = "text_model.embeddings.token_embedding.weight"
+PROJECTION = "text_projection.weight"
 CLIP_TOKENS = 49408
+GLIGENS = {
+    "text box": "boxes",
+    "text and image box": "images",
+    "keypoints": "keypoints",
+    "canny map": "canny",
+    "text box inpainting": "inpainting",
+}
+"""The file of each kind."""
 
 
 class GligenDemoModel(io.ComfyNode):
@@ -33,21 +44,29 @@ class GligenDemoModel(io.ComfyNode):
             "red, yellow, green, cyan, blue or purple circles, squares, triangles, stars, crosses, "
             "rings and persons. For trying GLIGEN without a download.",
             search_aliases=["gligen", "demo", "example"],
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "kind",
+                    options=list(GLIGENS),
+                    default="text box",
+                    optional=True,
+                    tooltip="What its GLIGEN model is grounded by. The base model is the same for all.",
+                ),
+            ],
             outputs=[
                 io.Model.Output(tooltip="The base model."),
                 io.Clip.Output(tooltip="Its text encoder; it knows the words of its little world."),
                 io.Vae.Output(tooltip="Its image decoder and encoder."),
-                io.Gligen.Output(tooltip="Its GLIGEN model, for text boxes."),
+                io.Gligen.Output(tooltip="Its GLIGEN model, of the kind chosen."),
+                io.ClipVision.Output(tooltip="Its CLIP vision model, for reference pictures."),
             ],
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        gligen = seat.load(
-            str(WEIGHTS / "gligen.safetensors"), "the demo model's gligen.safetensors"
-        )
-        return io.NodeOutput(unet(), text_encoder(), autoencoder(), gligen)
+    def execute(cls, kind="text box") -> io.NodeOutput:
+        file = f"{GLIGENS[kind]}.safetensors"
+        gligen = seat.load(str(WEIGHTS / file), f"the demo model's {file}")
+        return io.NodeOutput(unet(), text_encoder(), autoencoder(), gligen, clip_vision())
 
 
 def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -82,11 +101,21 @@ def text_encoder():
     table = rows.mean(0).repeat(CLIP_TOKENS, 1)
     table[json.loads(metadata["vocabulary"])] = rows
     tensors[EMBEDDING] = table
+    tensors[PROJECTION] = read("vision")[0][PROJECTION]
     return comfy.sd.CLIP(
         comfy.supported_models.SD15(models.UNET).clip_target(),
         state_dict={f"clip_l.transformer.{k}": v for k, v in tensors.items()},
         model_options={"clip_l_model_config": models.TEXT},
     )
+
+
+def clip_vision():
+    """CLIP_VISION: a small vision transformer."""
+    tensors, _ = read("vision")
+    del tensors[PROJECTION]
+    vision = comfy.clip_vision.ClipVisionModel(str(models.VISION_FILE))
+    vision.load_sd(tensors)
+    return vision
 
 
 def autoencoder():

@@ -3,6 +3,7 @@ from comfy_api.latest import ComfyExtension, io
 from .attention import GligenAttention, GligenAttentionMaps
 from .beta_schedule import GligenBetaSchedule
 from .demo_model import GligenDemoModel
+from .demo_picture import GligenDemoPicture
 from .image_box import GligenImageBox
 from .inpaint import GligenInpaint
 from .keypoints import GligenKeypoints
@@ -29,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     GligenAttention,
     GligenAttentionMaps,
     GligenDemoModel,
+    GligenDemoPicture,
 ]
 
 

@@ -11,6 +11,7 @@ from ..gligen_ops.first_conv import KnownRegion
 from ..gligen_ops.masks import boxes_mask
 from .entries import entities_at, entries_of, frame_count
 from .grounding import ground
+from .inputs import three_channels
 from .seat import own
 
 
@@ -48,7 +49,7 @@ class GligenInpaint(io.ComfyNode):
     @classmethod
     def execute(cls, conditioning, gligen, vae, image, mask=None) -> io.NodeOutput:
         gligen = own(gligen)
-        latent = vae.encode(image[..., :3])
+        latent = vae.encode(three_channels(image))
         if latent.ndim != 4:
             raise GligenError(f"vae: its latents have {latent.ndim - 2} dimensions; expected 2.")
         size = tuple(latent.shape[-2:])

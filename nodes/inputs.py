@@ -1,6 +1,9 @@
 """Inputs that several nodes share."""
 
 from comfy_api.latest import io
+from torch import Tensor
+
+from ..gligen_ops.errors import GligenError
 
 
 def fraction(name: str, default: float, tooltip: str) -> io.Float.Input:
@@ -24,3 +27,14 @@ def strength() -> io.Input:
         tooltip="How strongly this grounds: 1 is as trained, 0 is off. The strongest entity of a GLIGEN "
         "model multiplies its β; weaker ones of the same model are attended to less in proportion.",
     )  # fmt: skip
+
+
+def three_channels(image: Tensor) -> Tensor:
+    """[B, H, W, C] of a grey, a colour or a transparent picture → [B, H, W, 3]."""
+    channels = image.shape[-1]
+    if channels not in (1, 3, 4):
+        raise GligenError(
+            f"image: it has {channels} channels; expected a grey (1), a colour (3) or a transparent (4) "
+            "picture."
+        )
+    return image.expand(*image.shape[:-1], 3) if channels == 1 else image[..., :3]

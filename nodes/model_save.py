@@ -3,7 +3,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..gligen_ops.checkpoint import save_gligen, tensors_of
+from ..gligen_ops.checkpoint import Checkpoint, save_gligen, tensors_of
 from .seat import own
 
 
@@ -36,6 +36,8 @@ class GligenModelSave(io.ComfyNode):
             filename_prefix, folder_paths.get_output_directory()
         )
         file = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors_of(seat.gligen).items()}
-        save_gligen(tensors, file, seat.gligen.kind, seat.gligen.fuser, seat.source)
+        model = seat.gligen
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors_of(model).items()}
+        checkpoint = Checkpoint(tensors, model.kind, model.fuser, seat.name, seat.source)
+        save_gligen(checkpoint, file)
         return io.NodeOutput()

@@ -8,12 +8,15 @@ conditionings, so that they can share a model call, and gives the patches to the
 not 0 (`schedule`). Nothing is written into the model, so nothing has to be put back.
 """
 
+import weakref
 from uuid import uuid4
 
 import comfy.model_patcher
 import comfy.patcher_extension
+import torch
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor
+from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
+from torch import Tensor, nn
 
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.schedule import BetaSchedule, step_of
@@ -113,6 +116,32 @@ def watched(model, begin, look):
     return model
 
 
+def compiled_apart(kwargs: dict):
+    """A wrapper around a model call that uses a compilation of its own of a compiled UNet. The host has
+    torch.compile not look whether patches change, so that a graph that was made without grounding would
+    be taken for a call with it too, and the other way round. kwargs: those of torch.compile."""
+
+    def apply_model(executor, *args, **kwargs_of_call):
+        model, compiled = executor.class_obj, executor.class_obj.diffusion_model
+        if compiled not in _apart:
+            backend = torch._dynamo.lookup_backend(kwargs["backend"])
+            unet = getattr(compiled, "_orig_mod", compiled)
+            # torch tells compilations apart by their backend, and this one is new.
+            _apart[compiled] = torch.compile(
+                unet, **{**kwargs, "backend": lambda graph, inputs: backend(graph, inputs)}
+            )
+        model.diffusion_model = _apart[compiled]
+        try:
+            return executor(*args, **kwargs_of_call)
+        finally:
+            model.diffusion_model = compiled
+
+    return apply_model
+
+
+_apart: "weakref.WeakKeyDictionary[nn.Module, nn.Module]" = weakref.WeakKeyDictionary()
+
+
 class Scheduled:
     """One sampling run of a guider with a schedule."""
 
@@ -160,6 +189,11 @@ class Scheduled:
             return executor(model, conds, x, timestep, model_options)
         model_options = comfy.model_patcher.create_model_options_clone(model_options)
         options = model_options["transformer_options"]
+        if TORCH_COMPILE_KWARGS in model_options:
+            wrapper = compiled_apart(model_options[TORCH_COMPILE_KWARGS])
+            comfy.patcher_extension.add_wrapper_with_key(
+                WrappersMP.APPLY_MODEL, KEY, wrapper, options
+            )
         if beta:
             self.add_middle_patch(options, beta)
         if convolves:
@@ -169,6 +203,7 @@ class Scheduled:
         return executor(model, conds, x, timestep, model_options)
 
     def add_middle_patch(self, options: dict, beta: float) -> None:
+        @torch.compiler.disable
         def middle_patch(v, extra):
             chunks = [self.groundings.get(uuid, []) for uuid in extra["uuids"]]
             return self.run.fuse(v, extra, chunks, beta)
@@ -179,6 +214,7 @@ class Scheduled:
         """A wrapper around the UNet that puts the GLIGENs' first convolutions in place of its own. Where
         β is 0 it has its own back, but an inpainting model's, which has to see what it paints into."""
 
+        @torch.compiler.disable
         def diffusion_model(executor, x, timesteps, context, y, control, options, **kwargs):
             base = executor.class_obj.input_blocks[0]
 

@@ -75,7 +75,9 @@ def from_checkpoint(checkpoint: Checkpoint):
 def description(gligen) -> str:
     """What a GLIGEN is, for the node that loaded it."""
     model = gligen.model.gligen
-    return f"{model.kind} ({model.fuser}), {len(model.widths)} gated layers"
+    count = len(model.widths)
+    layers = f"{count} gated layer{'s' if count > 1 else ''}"
+    return f"{model.kind} ({model.fuser}), {layers}"
 
 
 _adopted: "weakref.WeakKeyDictionary[nn.Module, object]" = weakref.WeakKeyDictionary()

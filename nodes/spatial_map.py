@@ -1,11 +1,9 @@
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..gligen_ops.entity import SpatialMap
-from ..gligen_ops.errors import GligenError
 from . import ade20k
 from .grounding import ground, need
-from .inputs import strength
+from .inputs import strength, three_channels
 
 SEMANTIC = "semantic map"
 KINDS = ("hed map", "canny map", "depth map", "normal map", SEMANTIC)
@@ -55,14 +53,3 @@ class GligenSpatialMap(io.ComfyNode):
             maps = image.movedim(-1, 1) * 2 - 1
         frames = [SpatialMap(picture) for picture in maps]
         return io.NodeOutput(ground(conditioning, gligen, [frames], strength))
-
-
-def three_channels(image: Tensor) -> Tensor:
-    """[B, H, W, C] of a grey, a colour or a transparent picture → [B, H, W, 3]."""
-    channels = image.shape[-1]
-    if channels not in (1, 3, 4):
-        raise GligenError(
-            f"image: it has {channels} channels; expected a grey (1), a colour (3) or a transparent (4) "
-            "picture."
-        )
-    return image.expand(*image.shape[:-1], 3) if channels == 1 else image[..., :3]

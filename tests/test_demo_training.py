@@ -8,11 +8,15 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+STAGES = (
+    *("vae", "base", "decoder", "vision", "joints"),
+    *("boxes", "images", "keypoints", "canny", "inpainting"),
+)
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def train(folder, host_path, *stages):
-    steps = [f"--{stage}-steps=2" for stage in ("vae", "base", "gligen", "decoder")]
+    steps = [f"--{stage}-steps=2" for stage in STAGES]
     environment = {**os.environ, "GLIGEN_DEMO": str(folder), "COMFYUI_PATH": str(host_path)}
     result = subprocess.run(
         [sys.executable, "-m", "demo.train", "--scenes=16", *steps, *stages],
@@ -29,16 +33,15 @@ def names(folder, part):
 def test_each_stage_makes_its_part_of_what_ships(host_path, tmp_path):
     shipped = ROOT / "demo"
     train(tmp_path, host_path, "vae", "base")
-    made = {
-        part: (tmp_path / "weights" / f"{part}.safetensors") for part in ("unet", "text", "vae")
-    }
+    made = {part: tmp_path / "weights" / f"{part}.safetensors" for part in ("unet", "text", "vae")}
     before = {part: file.read_bytes() for part, file in made.items()}
-    train(tmp_path, host_path, "gligen", "decoder")
+    train(tmp_path, host_path, *STAGES[2:])
     assert made["unet"].read_bytes() == before["unet"]  # the base is frozen
     assert made["text"].read_bytes() == before["text"]
     assert made["vae"].read_bytes() != before["vae"]
-    for part in (*made, "gligen"):
+    for part in (*made, *STAGES[3:]):
         assert names(tmp_path, part) == names(shipped, part)
-    gates = [json.loads(line) for line in (tmp_path / "gates.jsonl").read_text().splitlines()]
-    shipped_gates = json.loads((shipped / "gates.jsonl").read_text().splitlines()[0])
+    log = Path("gates") / "boxes.jsonl"
+    gates = [json.loads(line) for line in (tmp_path / log).read_text().splitlines()]
+    shipped_gates = json.loads((shipped / log).read_text().splitlines()[0])
     assert [row["step"] for row in gates] == [0, 1] and gates[0].keys() == shipped_gates.keys()

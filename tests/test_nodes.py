@@ -68,7 +68,8 @@ CONTRACT = {
         "LATENT",
     ),
     "GligenPreview": ("conditioning CONDITIONING, width INT, height INT", "image IMAGE", "IMAGE"),
-    "GligenDemoModel": ("", "", "MODEL, CLIP, VAE, GLIGEN"),
+    "GligenDemoModel": ("", "kind COMBO", "MODEL, CLIP, VAE, GLIGEN, CLIP_VISION"),
+    "GligenDemoPicture": ("things STRING, light COMBO", "", "IMAGE"),
 }
 NODES = list(CONTRACT)
 

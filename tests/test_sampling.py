@@ -406,3 +406,25 @@ def test_the_sampler_node_is_the_hosts_ksampler_with_the_schedule(p):
         ).result  # fmt: skip
     expected = small.sample(p.schedule(0.5), grounded, p.negative)
     assert bit_identical(out["samples"], expected)
+
+
+def test_a_compiled_model_is_grounded_in_the_steps_that_the_schedule_says_and_in_no_other(p):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+    from gligen_pack.gligen_ops.schedule import BetaSchedule
+
+    grounded = p.ground(gligen=p.gligen())
+    compiled = p.model.clone(disable_dynamic=True)
+    options = {"guard_filter_fn": skip_torch_compile_dict}
+    set_torch_compile_wrapper(model=compiled, backend="eager", options=options)
+
+    def run(model, tau):
+        scheduled = p.patch.schedule(model, BetaSchedule(tau), "null", p.seat.own)
+        return small.sample(scheduled, grounded, p.negative, steps=3)
+
+    plain = small.sample(p.model, p.positive, p.negative, steps=3)
+    assert relative(run(p.model, 1.0), plain) > 0.01
+    # In an order in which a graph made for one of them would be taken for the next.
+    for tau in (0.4, 1.0, 0.0, 0.7):
+        assert relative(run(compiled, tau), run(p.model, tau)) < 1e-5
+    assert torch.equal(small.sample(compiled, p.positive, p.negative, steps=3), plain)

@@ -400,6 +400,29 @@ def contents(workflow):
     return nodes, sorted(workflow["links"]), workflow["groups"], workflow["id"]
 
 
+RUN = """async (workflow) => {
+    await app.loadGraphData(workflow)
+    await app.queuePrompt(0)
+}"""
+
+
+def test_the_loader_shows_on_its_node_what_kind_of_model_it_loaded(server, models, browser_page):
+    name = next(name for name in MODELS if name.startswith("gligen/") and "keypoint" in name)
+    output = {"name": "GLIGEN", "type": "GLIGEN", "links": [1]}
+    loader = {
+        "id": 1, "type": "GligenModelLoader", "pos": [100, 100], "size": [400, 200],
+        "inputs": [], "outputs": [output], "widgets_values": [name.removeprefix("gligen/")],
+    }  # fmt: skip
+    save = {
+        "id": 2, "type": "GligenModelSave", "pos": [600, 100], "size": [300, 100],
+        "inputs": [{"name": "gligen", "type": "GLIGEN", "link": 1}], "outputs": [],
+        "widgets_values": ["gligen/shown"],
+    }  # fmt: skip
+    links = [[1, 1, 0, 2, 0, "GLIGEN"]]
+    browser_page.evaluate(RUN, {"nodes": [loader, save], "links": links, "version": 0.4})
+    browser_page.get_by_text("keypoints (gatedSA), 16 gated layers").wait_for(timeout=120_000)
+
+
 # ---------------------------------------------------------------- run
 
 

@@ -25,6 +25,7 @@ from gligen_pack.gligen_ops.checkpoint import (
     tensors_of,
 )
 from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.first_conv import FirstConv
 from gligen_pack.gligen_ops.gated import GatedSelfAttention
 from gligen_pack.gligen_ops.gated_cross import GatedCrossAttention
 from gligen_pack.gligen_ops.gated_grid import GatedGridAttention
@@ -218,7 +219,7 @@ def test_a_gated_ca_layer_with_something_missing_is_told():
 def test_what_a_saved_file_says_of_its_layers_is_believed_before_its_folder(tmp_path):
     folder = tmp_path / "gatedSA2"
     folder.mkdir()
-    save_gligen(make("hed map"), folder / "model.safetensors")
+    save_gligen(checkpoint_of(make("hed map")), folder / "model.safetensors")
     assert read_gligen(folder / "model.safetensors").fuser == "gatedSA"
 
 
@@ -230,7 +231,7 @@ def test_gated_sa2_of_tokens_that_are_no_square_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_saved_model_keeps_its_dtype(tmp_path, dtype):
     tensors = make("canny map", dtype=dtype)
-    save_gligen(tensors, tmp_path / "own.safetensors", KIND["depth map"])
+    save_gligen(checkpoint_of(tensors), tmp_path / "own.safetensors")
     assert same(read_gligen(tmp_path / "own.safetensors").tensors, tensors)
     assert {p.dtype for p in load_gligen(tmp_path / "own.safetensors").parameters()} == {dtype}
 
@@ -238,7 +239,8 @@ def test_a_saved_model_keeps_its_dtype(tmp_path, dtype):
 def test_a_saved_file_holds_gligen_alone_and_says_what_it_is(tmp_path, all_tensors):
     tensors = all_tensors["canny map"]
     path = tmp_path / "canny.safetensors"
-    save_gligen(tensors, path, KIND["depth map"], "gatedSA2", "a training")
+    told = ["depth map", "gatedSA2"]
+    save_gligen(checkpoint_of(tensors, told=told, source="a training"), path)
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert header.pop("__metadata__") == {
@@ -253,7 +255,7 @@ def test_a_saved_file_holds_gligen_alone_and_says_what_it_is(tmp_path, all_tenso
 
 def test_a_model_under_training_is_saved_and_loaded_back(tmp_path):
     gligen = Gligen(KIND["keypoints"].tokenizer(16), 16, {Block("middle", 0, 0): 32})
-    save_gligen(tensors_of(gligen), tmp_path / "mine.safetensors", source="my training")
+    save_gligen(checkpoint_of(tensors_of(gligen)), tmp_path / "mine.safetensors")
     again = load_gligen(tmp_path / "mine.safetensors")
     assert again.kind is KIND["keypoints"]
     assert same(again.state_dict(), gligen.state_dict())
@@ -295,3 +297,18 @@ def test_a_text_box_gligen_of_sd_1_has_209_million_weights():
         tokenizer = KIND["text box"].tokenizer(768, 768)
         gligen = Gligen(tokenizer, 768, SD15_WIDTHS)
     assert round(sum(p.numel() for p in gligen.parameters()) / 1e6, 1) == 209.1
+
+
+@pytest.mark.parametrize("name", KIND)
+def test_the_width_of_the_mlp_is_read_from_the_file(tmp_path, name):
+    kind = KIND[name]
+    widths = (64, 16) if "map" in name else (16,) if name == "keypoints" else (24, 16)
+    first_conv = None if kind.extra is None else FirstConv(32, kind.extra(operations=torch.nn))
+    gligen = Gligen(
+        kind.tokenizer(*widths, hidden=40), 16, {Block("middle", 0, 0): 32},
+        first_conv=first_conv, kind=kind,
+    )  # fmt: skip
+    save_gligen(checkpoint_of(tensors_of(gligen), told=[name]), tmp_path / "narrow.safetensors")
+    again = load_gligen(tmp_path / "narrow.safetensors")
+    assert again.kind is kind
+    assert same(again.state_dict(), gligen.state_dict())

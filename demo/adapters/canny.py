@@ -1,0 +1,35 @@
+"""Canny maps: the whole picture by its edges."""
+
+import torch
+from torch import Tensor
+
+from gligen_ops.entity import SpatialMap
+from gligen_ops.first_conv import Downsampler
+from gligen_ops.map_tokens import MapTokenizer
+from gligen_ops.training import widened
+
+from .. import eye, world
+from .adapter import WIDTH, Adapter, Example
+
+TOKENS = 16
+HIDDEN = 256
+
+
+class Canny(Adapter):
+    name, kind, seed, steps = "canny", "canny map", 10, 500
+
+    def new_tokenizer(self):
+        return MapTokenizer(WIDTH, WIDTH, TOKENS, hidden=HIDDEN)
+
+    def first_conv(self, base):
+        return widened(base, Downsampler(1))
+
+    def prepare(self, text):
+        super().prepare(text)
+        self.maps: dict[int, Tensor] = {}
+
+    def example(self, index, rng):
+        if index not in self.maps:
+            self.maps[index] = eye.edges(world.render(self.scenes[index])) > 0
+        entity = SpatialMap(self.maps[index].float() * 2 - 1)
+        return Example([entity], torch.zeros(TOKENS, 4), entity)

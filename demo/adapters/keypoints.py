@@ -1,0 +1,43 @@
+"""Keypoints: persons in given poses."""
+
+import numpy as np
+import torch
+
+from gligen_ops.entity import Pose
+from gligen_ops.keypoint_tokens import PERSONS, POINTS, KeypointTokenizer
+
+from .. import data, train_vae, world
+from .adapter import WIDTH, Adapter, Example
+
+COUNT = 6000
+MISSING = 0.05  # share of points
+REACH = 0.07  # of a point's region to each side: a place of the 8 × 8 visual tokens is 0.125 wide
+
+
+class Keypoints(Adapter):
+    name, kind, seed, steps = "keypoints", "keypoints", 8, 1600
+
+    def new_tokenizer(self):
+        return KeypointTokenizer(WIDTH)
+
+    def prepare(self, text):
+        rng = np.random.default_rng(9)
+        count = min(COUNT, data.COUNT)
+        self.scenes = [world.Scene.persons(rng) for _ in range(count)]
+        self.latents = data.latents(train_vae.trained(), self.scenes, "persons")
+
+    def example(self, index, rng):
+        poses = [points_of(t, rng) for t in self.scenes[index].things]
+        points = torch.zeros(PERSONS, POINTS, 2)
+        for person, pose in enumerate(poses):
+            points[person] = pose
+        points = points.flatten(0, 1)
+        there = (points != 0).any(-1, keepdim=True)
+        regions = torch.cat([points - REACH, points + REACH], dim=-1) * there
+        return Example([Pose(pose) for pose in poses], regions)
+
+
+def points_of(person: world.Thing, rng) -> torch.Tensor:
+    """[17, 2], some of them missing."""
+    points = torch.tensor(person.joints, dtype=torch.float32)
+    return points * torch.from_numpy(rng.random((POINTS, 1)) >= MISSING)

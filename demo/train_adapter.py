@@ -1,0 +1,96 @@
+"""Gated layers and tokenizer of one GLIGEN on grounded scenes, over the frozen base."""
+
+import json
+
+import numpy as np
+import torch
+from torch import nn
+
+from gligen_ops import training
+from gligen_ops.checkpoint import build_gligen, checkpoint_of, state_dict_of, tensors_of
+from gligen_ops.model import Block, Gligen, blocks_of
+
+from . import data, models, train_base
+from .adapters import ADAPTERS
+from .adapters.adapter import Adapter, no_held_out
+from .stages import FOLDER, RUN, load_weights, save_weights
+
+BATCH = 64
+
+
+def denoiser(unet: nn.Module) -> training.Denoise:
+    def denoise(z, t, context, fuse, first):
+        def middle_patch(v, extra):
+            return fuse(v, Block(*extra["block"], extra["block_index"]), extra["n_heads"])
+
+        def input_block_patch(h, extra):
+            return first(z) if first is not None and extra["block"] == ("input", 0) else h
+
+        patches = {"middle_patch": [middle_patch], "input_block_patch": [input_block_patch]}
+        return unet(z, t, context=context, transformer_options={"patches": patches})
+
+    return denoise
+
+
+def gligen_of(adapter: Adapter, unet: nn.Module) -> Gligen:
+    """As it begins: its gates at 0, or its gated layers those of the adapter that it starts with."""
+    first_conv = adapter.first_conv(unet.input_blocks[0][0])
+    gligen = Gligen(
+        adapter.tokenizer, models.CONTEXT, blocks_of(unet),
+        first_conv=first_conv, kind=adapter.gligen_kind,
+    )  # fmt: skip
+    if adapter.start:
+        tensors = load_weights(adapter.start)
+        other = build_gligen(checkpoint_of(tensors))
+        other.load_state_dict(state_dict_of(other, tensors))
+        gligen.fusers.load_state_dict(other.fusers.state_dict())
+    return gligen
+
+
+def train(name: str, steps: int) -> None:
+    torch.manual_seed(2)
+    adapter = ADAPTERS[name]()
+    unet, text = (training.freeze(m) for m in train_base.trained())
+    before = training.fingerprint([*unet.parameters(), *text.parameters()])
+    adapter.prepare(text)
+    usable = np.array([i for i, scene in enumerate(adapter.scenes) if no_held_out(scene)])
+    tokens = data.Tokens()
+    gligen = gligen_of(adapter, unet)
+    with torch.no_grad():
+        null_context = text(tokens([""]))[0]
+
+    def batches(step: int) -> tuple[training.Batch, torch.Tensor]:
+        rng = np.random.default_rng((adapter.seed, step))
+        picked = rng.choice(usable, size=BATCH)
+        with torch.no_grad():
+            context = text(tokens([adapter.caption(i, rng) for i in picked]))[0]
+        examples = [adapter.example(i, rng) for i in picked]
+        inputs = [adapter.tokenizer.inputs(e.entities) for e in examples]
+        batch = training.Batch(
+            adapter.latents[torch.from_numpy(picked)],
+            context,
+            tuple(torch.cat(parts) for parts in zip(*inputs, strict=True)),
+            torch.stack([e.regions for e in examples]),
+            [e.beside for e in examples],
+        )
+        # Layout is decided where there is much noise: four in five steps are drawn from there.
+        low = np.where(rng.random(BATCH) < 0.6, 500, 0)
+        return batch, torch.from_numpy(rng.integers(low, training.Diffusion.steps))
+
+    file = RUN / f"{name}.pt"
+    gates = FOLDER / "gates" / f"{name}.jsonl"
+    gates.parent.mkdir(exist_ok=True)
+    if not file.exists():
+        gates.write_text("")
+
+    def every(step: int) -> None:
+        if step % 20 == 0 or step + 1 == steps:
+            with gates.open("a") as log:
+                print(json.dumps({"step": step, **training.gate_values(gligen)}), file=log)
+
+    opening = 0 if adapter.start else training.OPENING
+    training.learn(denoiser(unet), gligen, batches, null_context, file, steps, every, opening)
+    after = [*unet.parameters(), *text.parameters()]
+    if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+        raise RuntimeError("The frozen base changed during training.")
+    save_weights(name, tensors_of(gligen))
