@@ -48,6 +48,12 @@ def masks(picture: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def share_of(picture: np.ndarray, colour: str) -> float:
+    """Of a picture's coloured pixels, those of one colour; 0 where there are none."""
+    sizes = {name: mask.sum() for name, mask in masks(picture).items()}
+    return float(sizes[colour] / max(1, sum(sizes.values())))
+
+
 def edges(picture: np.ndarray) -> torch.Tensor:
     """Of a picture [H, W, 3] of 0..1, as the host's Canny node finds them: 0 or 1, [1, H, W]."""
     from kornia.filters import canny

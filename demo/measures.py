@@ -51,11 +51,6 @@ class Demo:
         ).result  # fmt: skip
         return self.vae.decode(out["samples"])[0].clamp(0, 1).numpy()
 
-    @torch.inference_mode()
-    def picture(self, scene: world.Scene, tau: float, seed: int) -> np.ndarray:
-        """The scene's things by their phrases in their boxes."""
-        return self.sample(*with_boxes(self, scene), seed=seed, tau=tau)
-
 
 class Measure(ABC):
     """kind: of the GLIGEN. seed: of its scenes, none of which was trained on."""
@@ -149,10 +144,8 @@ class Style(Measure):
         return (positive,)
 
     def figures(self, demo, picture, scene):
-        masks = eye.masks(picture)
-        coloured = sum(mask.sum() for mask in masks.values())
-        share = masks[scene.things[0].colour].sum() / coloured if coloured else 0.0
-        return {"coloured pixels in the style's colour": [float(share)]}
+        share = eye.share_of(picture, scene.things[0].colour)
+        return {"coloured pixels in the style's colour": [share]}
 
     def given(self, scene):
         return shown(reference(scene.things[0]))

@@ -97,8 +97,7 @@ def figures(picture: np.ndarray, workflow: Workflow) -> list[str]:
     for i in workflow.inputs("GligenImageBox"):
         if i["use"] == "style":
             colour = workflow.painted(i["clip_vision_output"])[0].phrase.split()[-2]
-            masks = eye.masks(picture)
-            share = masks[colour].sum() / max(1, sum(mask.sum() for mask in masks.values()))
+            share = eye.share_of(picture, colour)
             lines.append(f"Coloured pixels that are {colour}, as the style is: {share:.0%}")
     for i in workflow.inputs("GligenSpatialMap"):
         wanted = eye.edges(paint(workflow.painted(i["image"])))[0]

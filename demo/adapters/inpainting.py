@@ -1,21 +1,17 @@
 """Inpainting: things in their boxes, painted into a picture that is known around them."""
 
-from gligen_ops.box_tokens import BoxTokenizer
 from gligen_ops.entity import Inpainting as Known
 from gligen_ops.first_conv import KnownRegion
 from gligen_ops.masks import boxes_mask
 from gligen_ops.training import widened
 
-from .adapter import WIDTH, Example
+from .adapter import Example
 from .boxes import Boxes
 
 
 class Inpainting(Boxes):
     name, kind, seed, steps = "inpainting", "text box inpainting", 11, 600
     start = "boxes"
-
-    def new_tokenizer(self):
-        return BoxTokenizer(WIDTH, WIDTH)
 
     def first_conv(self, base):
         return widened(base, KnownRegion())

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from gligen_ops.entity import Pose
-from gligen_ops.keypoint_tokens import PERSONS, POINTS, KeypointTokenizer
+from gligen_ops.keypoint_tokens import POINTS, KeypointTokenizer
 
 from .. import data, train_vae, world
 from .adapter import WIDTH, Adapter, Example
@@ -27,14 +27,10 @@ class Keypoints(Adapter):
         self.latents = data.latents(train_vae.trained(), self.scenes, "persons")
 
     def example(self, index, rng):
-        poses = [points_of(t, rng) for t in self.scenes[index].things]
-        points = torch.zeros(PERSONS, POINTS, 2)
-        for person, pose in enumerate(poses):
-            points[person] = pose
-        points = points.flatten(0, 1)
-        there = (points != 0).any(-1, keepdim=True)
-        regions = torch.cat([points - REACH, points + REACH], dim=-1) * there
-        return Example([Pose(pose) for pose in poses], regions)
+        poses = [Pose(points_of(t, rng)) for t in self.scenes[index].things]
+        (points,), (there,) = self.tokenizer.inputs(poses)
+        regions = torch.cat([points - REACH, points + REACH], dim=-1) * there[:, None]
+        return Example(poses, regions)
 
 
 def points_of(person: world.Thing, rng) -> torch.Tensor:
