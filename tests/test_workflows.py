@@ -358,6 +358,13 @@ LOAD = """async ([workflow, newNodes]) => {
         dialogs: [...document.querySelectorAll('[role=dialog]')].map((d) => d.innerText),
     })
 }"""
+
+
+def untitled(api: dict) -> dict:
+    """Without the titles, which for the host's own nodes are not the same in all of its versions."""
+    return {i: {k: v for k, v in node.items() if k != "_meta"} for i, node in api.items()}
+
+
 NETWORK = ("Failed to load resource", "Content Security Policy", "Fetch API cannot load")
 
 
@@ -372,7 +379,7 @@ def test_browser_loads_and_saves_them_unchanged(server, models, browser_page):
                 workflow = ui_form(name)
                 loaded = json.loads(browser_page.evaluate(LOAD, [workflow, new_nodes]))
                 assert loaded["unknown"] == [] and loaded["dialogs"] == [], name
-                assert loaded["api"] == api_form(name)
+                assert untitled(loaded["api"]) == untitled(api_form(name))
                 assert contents(loaded["graph"]) == contents(workflow)
                 check_widgets(workflow, loaded["widgets"], known)
     finally:
