@@ -109,6 +109,10 @@ def measure_demo(args):
     return run_python(set_up(dev=True), "-m", "demo.measure", *args.rest)
 
 
+def bench(args):
+    return run_python(set_up(dev=True), "-m", "benchmark", *args.rest)
+
+
 def serve(args):
     if not port_is_free(args.port):
         raise DevError(
@@ -174,6 +178,8 @@ def parse_args(argv):
     command(
         "measure-demo", measure_demo, "measure how well it places", "handed on to demo/measure.py"
     )
+
+    command("bench", bench, "time grounding against what it is built on", "handed on to benchmark/")
 
     if argv[:1] and argv[0] in passing and argv[1:] not in (["-h"], ["--help"]):
         args = parser.parse_args(argv[:1])
