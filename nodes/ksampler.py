@@ -51,10 +51,10 @@ class GligenKSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image,
-        denoise, tau, decay, strength, negative_grounding,
+        denoise, tau, decay, strength, negative_grounding, refresh_every=1,
     ) -> io.NodeOutput:  # fmt: skip
         betas = BetaSchedule(tau, decay, strength)
-        model = patch.schedule(model, betas, negative_grounding, own)
+        model = patch.schedule(model, betas, negative_grounding, own, refresh_every)
         (latent,) = host.common_ksampler(
             model,
             seed,

@@ -22,6 +22,7 @@ from ..gligen_ops.errors import GligenError
 from ..gligen_ops.schedule import BetaSchedule, step_of
 from .entries import KEY as COND_KEY
 from .entries import Entry, carried, entries_of
+from .residuals import Residuals
 from .run import LOOK, Grounding, Run, groundings
 from .unet import check_fit
 
@@ -82,16 +83,16 @@ class Unscheduled:
         return first == 0
 
 
-def schedule(model, betas: BetaSchedule, negative_grounding: str, own):
+def schedule(model, betas: BetaSchedule, negative_grounding: str, own, refresh_every: int = 1):
     """A clone of the MODEL whose runs ground with this schedule.
 
     negative_grounding: what the unconditional branch gets: "null", as in the paper; "same" as the
     positive, as in the host's core; or "none", no gated layers at all. own: makes a GLIGEN that the
-    host's loader read into one of this pack.
+    host's loader read into one of this pack. refresh_every: see `Residuals`.
     """
 
     def outer_sample(executor, *args, **kwargs):
-        with Scheduled(executor.class_obj, betas, negative_grounding, own):
+        with Scheduled(executor.class_obj, betas, negative_grounding, own, refresh_every):
             return executor(*args, **kwargs)
 
     model = model.clone()
@@ -145,8 +146,9 @@ _apart: "weakref.WeakKeyDictionary[nn.Module, nn.Module]" = weakref.WeakKeyDicti
 class Scheduled:
     """One sampling run of a guider with a schedule."""
 
-    def __init__(self, guider, betas: BetaSchedule, negative_grounding: str, own):
+    def __init__(self, guider, betas: BetaSchedule, negative_grounding: str, own, refresh_every):
         self.guider, self.betas, self.negative_grounding = guider, betas, negative_grounding
+        self.residuals = Residuals(refresh_every)
         self.run = Run(guider.model_patcher.model.process_latent_in)
         self.null: list[Entry] = []
         self.own: dict[tuple[str, object], list[Grounding]] = {}  # by name of the list and uuid
@@ -183,7 +185,8 @@ class Scheduled:
     def calc_cond_batch(self, executor, model, conds, x, timestep, model_options):
         """Around each model call of the run."""
         conds = [c if c is None else [self.strip(cond) for cond in c] for c in conds]
-        beta = self.beta(timestep, model_options["transformer_options"]["sample_sigmas"])
+        step = self.step(timestep, model_options["transformer_options"]["sample_sigmas"])
+        beta = self.beta_of_step[step]
         convolves = any(g.inpaints or (beta and g.convolves) for g in self.nulls.values())
         if not beta and not convolves:
             return executor(model, conds, x, timestep, model_options)
@@ -195,18 +198,21 @@ class Scheduled:
                 WrappersMP.APPLY_MODEL, KEY, wrapper, options
             )
         if beta:
-            self.add_middle_patch(options, beta)
+            self.add_middle_patch(options, beta, step)
         if convolves:
             comfy.patcher_extension.add_wrapper_with_key(
                 WrappersMP.DIFFUSION_MODEL, KEY, self.first_convolution(beta), options
             )
         return executor(model, conds, x, timestep, model_options)
 
-    def add_middle_patch(self, options: dict, beta: float) -> None:
+    def add_middle_patch(self, options: dict, beta: float, step: int) -> None:
         @torch.compiler.disable
         def middle_patch(v, extra):
             chunks = [self.groundings.get(uuid, []) for uuid in extra["uuids"]]
-            return self.run.fuse(v, extra, chunks, beta)
+            where = (*extra["block"], extra["block_index"], *extra["uuids"])
+            return self.residuals.fuse(
+                v, where, step, beta, lambda v: self.run.fuse(v, extra, chunks, beta)
+            )
 
         options.setdefault("patches", {}).setdefault("middle_patch", []).append(middle_patch)
 
@@ -234,11 +240,11 @@ class Scheduled:
 
         return diffusion_model
 
-    def beta(self, timestep: Tensor, sigmas: Tensor) -> float:
+    def step(self, timestep: Tensor, sigmas: Tensor) -> int:
         if self.beta_of_step is None:
             self.sigmas = sigmas.tolist()
             self.beta_of_step = self.betas.betas(max(1, len(self.sigmas) - 1))
-        return self.beta_of_step[step_of(timestep.flatten()[0].item(), self.sigmas)]
+        return step_of(timestep.flatten()[0].item(), self.sigmas)
 
     def strip(self, cond: dict) -> dict:
         """The cond without its grounding, which is noted under a uuid of its own: the host gives the
