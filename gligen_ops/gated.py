@@ -111,8 +111,8 @@ class GatedLayer(nn.Module):
         of v. beta: β of this step, 0..1 and beyond. grid: used by gatedSA2 alone.
         """
         attn_gate, dense_gate = (beta * gate.to(v.dtype) for gate in gates)
-        v = v + attn_gate * self.residual(v, grounding, heads, attention, grid)
-        return v + dense_gate * self.ff(self.norm2(v))
+        v = torch.addcmul(v, attn_gate, self.residual(v, grounding, heads, attention, grid))
+        return torch.addcmul(v, dense_gate, self.ff(self.norm2(v)))
 
 
 class GatedSelfAttention(GatedLayer):

@@ -19,7 +19,8 @@ from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor, nn
 
 from ..gligen_ops.errors import GligenError
-from ..gligen_ops.schedule import BetaSchedule, step_of
+from ..gligen_ops.schedule import BetaSchedule
+from .betas import Betas
 from .entries import KEY as COND_KEY
 from .entries import Entry, carried, entries_of
 from .residuals import Residuals
@@ -91,9 +92,16 @@ def schedule(model, betas: BetaSchedule, negative_grounding: str, own, refresh_e
     host's loader read into one of this pack. refresh_every: see `Residuals`.
     """
 
-    def outer_sample(executor, *args, **kwargs):
-        with Scheduled(executor.class_obj, betas, negative_grounding, own, refresh_every):
-            return executor(*args, **kwargs)
+    def outer_sample(executor, noise, latent, sampler, sigmas, mask, callback, *args, **kwargs):
+        its_betas = Betas(betas, sampler, sigmas)
+
+        def reported(step, *state):
+            its_betas.report(step)
+            if callback is not None:
+                callback(step, *state)
+
+        with Scheduled(executor.class_obj, its_betas, negative_grounding, own, refresh_every):
+            return executor(noise, latent, sampler, sigmas, mask, reported, *args, **kwargs)
 
     model = model.clone()
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
@@ -146,7 +154,7 @@ _apart: "weakref.WeakKeyDictionary[nn.Module, nn.Module]" = weakref.WeakKeyDicti
 class Scheduled:
     """One sampling run of a guider with a schedule."""
 
-    def __init__(self, guider, betas: BetaSchedule, negative_grounding: str, own, refresh_every):
+    def __init__(self, guider, betas: Betas, negative_grounding: str, own, refresh_every: int):
         self.guider, self.betas, self.negative_grounding = guider, betas, negative_grounding
         self.residuals = Residuals(refresh_every)
         self.run = Run(guider.model_patcher.model.process_latent_in)
@@ -155,7 +163,6 @@ class Scheduled:
         self.same: dict[int, list[Grounding]] = {}  # by id of the entries
         self.stripped: dict[int, tuple[dict, dict]] = {}
         self.groundings: dict[object, list[Grounding]] = {}  # by uuid of the stripped cond
-        self.beta_of_step: list[float] | None = None
         for name, conds in guider.conds.items():
             for cond in conds:
                 entries = entries_of(cond)
@@ -185,8 +192,7 @@ class Scheduled:
     def calc_cond_batch(self, executor, model, conds, x, timestep, model_options):
         """Around each model call of the run."""
         conds = [c if c is None else [self.strip(cond) for cond in c] for c in conds]
-        step = self.step(timestep, model_options["transformer_options"]["sample_sigmas"])
-        beta = self.beta_of_step[step]
+        beta = self.betas.of_call(timestep)
         convolves = any(g.inpaints or (beta and g.convolves) for g in self.nulls.values())
         if not beta and not convolves:
             return executor(model, conds, x, timestep, model_options)
@@ -198,20 +204,20 @@ class Scheduled:
                 WrappersMP.APPLY_MODEL, KEY, wrapper, options
             )
         if beta:
-            self.add_middle_patch(options, beta, step)
+            self.add_middle_patch(options, beta)
         if convolves:
             comfy.patcher_extension.add_wrapper_with_key(
                 WrappersMP.DIFFUSION_MODEL, KEY, self.first_convolution(beta), options
             )
         return executor(model, conds, x, timestep, model_options)
 
-    def add_middle_patch(self, options: dict, beta: float, step: int) -> None:
+    def add_middle_patch(self, options: dict, beta: float) -> None:
         @torch.compiler.disable
         def middle_patch(v, extra):
             chunks = [self.groundings.get(uuid, []) for uuid in extra["uuids"]]
             where = (*extra["block"], extra["block_index"], *extra["uuids"])
             return self.residuals.fuse(
-                v, where, step, beta, lambda v: self.run.fuse(v, extra, chunks, beta)
+                v, where, beta, lambda v: self.run.fuse(v, extra, chunks, beta)
             )
 
         options.setdefault("patches", {}).setdefault("middle_patch", []).append(middle_patch)
@@ -239,12 +245,6 @@ class Scheduled:
             return executor(x, timesteps, context, y, control, options, **kwargs)
 
         return diffusion_model
-
-    def step(self, timestep: Tensor, sigmas: Tensor) -> int:
-        if self.beta_of_step is None:
-            self.sigmas = sigmas.tolist()
-            self.beta_of_step = self.betas.betas(max(1, len(self.sigmas) - 1))
-        return step_of(timestep.flatten()[0].item(), self.sigmas)
 
     def strip(self, cond: dict) -> dict:
         """The cond without its grounding, which is noted under a uuid of its own: the host gives the

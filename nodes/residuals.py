@@ -1,5 +1,6 @@
-"""Grounding for less than its arithmetic: what the gated layers add to the visual tokens changes slowly from
-step to step, and may be kept for a few of them. Off unless asked for, as the picture is then another.
+"""Grounding for less than its arithmetic: what the gated layers add to the visual tokens changes slowly
+from one model call to the next, and may be kept for a few of them. Off unless asked for: the picture is
+nearly, not exactly, the same.
 """
 
 from collections.abc import Callable
@@ -8,22 +9,26 @@ from torch import Tensor
 
 
 class Residuals:
-    """every: steps for which a residual holds, its own among them; 1 keeps none."""
+    """every: how many model calls share a residual; 1 keeps none."""
 
     def __init__(self, every: int):
         self.every = every
-        self._kept: dict[tuple, tuple[int, float, Tensor]] = {}
+        self._kept: dict[tuple, list] = {}
 
-    def fuse(
-        self, v: Tensor, where: tuple, step: int, beta: float, fuse: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """v: visual tokens; where: the block, and for which conditionings; fuse: grounds v at this β.
-        Where the residual of an earlier step still holds it is added, in proportion to β."""
+    def fuse(self, v: Tensor, where: tuple, beta: float, fuse: Callable[[Tensor], Tensor]):
+        """v: visual tokens [B, N, C]; where: the block, and for which conditionings; fuse: grounds v at
+        this β. A residual that is kept is added in proportion to β."""
         if self.every == 1:
             return fuse(v)
-        made, its_beta, residual = self._kept.get(where, (step - self.every, 0.0, None))
-        if step - made < self.every and residual.shape == v.shape:
-            return v + residual * (beta / its_beta)
-        grounded = fuse(v)
-        self._kept[where] = step, beta, grounded - v
-        return grounded
+        kept = self._kept.get(where)
+        if kept is None or kept.uses == self.every or kept.residual.shape != v.shape:
+            grounded = fuse(v)
+            self._kept[where] = Kept(grounded - v, beta)
+            return grounded
+        kept.uses += 1
+        return v + kept.residual * (beta / kept.beta)
+
+
+class Kept:
+    def __init__(self, residual: Tensor, beta: float):
+        self.residual, self.beta, self.uses = residual, beta, 1

@@ -1,0 +1,40 @@
+"""Which β a model call of a run gets."""
+
+from torch import Tensor
+
+from ..gligen_ops.schedule import BetaSchedule, step_of
+
+AHEAD = 2  # steps that the host's samplers look ahead at most
+OWN_LEVELS = ("dpm_fast_function", "dpm_adaptive_function")
+"""Those of them that choose noise levels of their own between the run's first and last."""
+
+
+class Betas:
+    """Of one run. The noise level of a call lies on the device, and to read it makes the device wait until
+    all before is done. So it is read only where β may change: not as long as the steps that the sampler
+    has reported are well before the first change, and not once β has come to what it stays at.
+
+    sampler: the host's. sigmas: the run's T + 1 noise levels.
+    """
+
+    def __init__(self, schedule: BetaSchedule, sampler, sigmas: Tensor):
+        self.sigmas = sigmas.tolist()
+        self.of_step = schedule.betas(max(1, len(self.sigmas) - 1))
+        changes = [i for i in range(1, len(self.of_step)) if self.of_step[i] != self.of_step[i - 1]]
+        self.first_change, self.last_change = (changes[0], changes[-1]) if changes else (0, 0)
+        self.step = 0
+        self.reported: int | None = None
+        function = getattr(sampler, "sampler_function", None)
+        self.own_levels = getattr(function, "__name__", "") in OWN_LEVELS
+
+    def report(self, step: int) -> None:
+        """The sampler has made the first call of this step."""
+        if not self.own_levels:
+            self.reported = step
+
+    def of_call(self, timestep: Tensor) -> float:
+        """timestep: the noise level of the call, one value for each picture."""
+        early = self.reported is not None and self.reported + AHEAD < self.first_change
+        if not early and self.step < self.last_change:
+            self.step = step_of(timestep.flatten()[0].item(), self.sigmas)
+        return self.of_step[self.step]

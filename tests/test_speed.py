@@ -1,0 +1,138 @@
+"""What grounding costs in a run of the real host, counted: the timings are the benchmark's."""
+
+import pytest
+import small
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Reads(TorchDispatchMode):
+    """How often a value was read from a tensor, for which a GPU has to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def p(pack):
+    from types import SimpleNamespace
+
+    from gligen_pack.gligen_ops.entity import Box, PhraseBox
+    from gligen_pack.gligen_ops.model import blocks_of
+    from gligen_pack.gligen_ops.schedule import BetaSchedule
+    from gligen_pack.nodes import grounding, patch, seat
+
+    model = small.sd15()
+    gligen = small.gligen(small.gligen_tensors(blocks_of(model.model.diffusion_model)))
+    boxes = [PhraseBox("a red ball", Box(0.0, 0.25, 0.5, 0.75))]
+    negative = small.conditioning(2)
+    positive = grounding.ground_boxes(small.conditioning(1), gligen, small.Clip(), [boxes])
+
+    def schedule(tau=1.0, refresh_every=1, **kwargs):
+        betas = BetaSchedule(tau, **kwargs)
+        return patch.schedule(model, betas, "null", seat.own, refresh_every)
+
+    def sample(model, positive=positive, **kwargs):
+        return small.sample(model, positive, negative, **kwargs)
+
+    return SimpleNamespace(**locals())
+
+
+@pytest.fixture
+def layers(p, monkeypatch):
+    """Counts the gated layers that were computed."""
+    from gligen_pack.gligen_ops.gated import GatedLayer
+
+    calls = []
+    forward = GatedLayer.forward
+    monkeypatch.setattr(
+        GatedLayer, "forward", lambda self, *args: calls.append(self) or forward(self, *args)
+    )
+    return calls
+
+
+def reads(p, run):
+    """Values read in a run beyond those that the same run reads without GLIGEN."""
+    counts = []
+    for model, positive in ((p.model, small.conditioning(1)), run):
+        with Reads() as counter:
+            p.sample(model, positive, steps=20)
+        counts.append(counter.count)
+    return counts[1] - counts[0]
+
+
+@pytest.mark.parametrize(
+    "tau, decay, allowed",
+    [
+        (1.0, 0.0, 0),
+        (0.0, 0.0, 0),
+        # The first call, when nothing is under way yet, and the two around the change.
+        (0.3, 0.0, 3),
+        (0.3, 0.2, 7),
+    ],
+)
+def test_the_device_is_waited_for_only_where_beta_changes(p, tau, decay, allowed):
+    once = 21  # the run's noise levels, before it begins
+    assert reads(p, (p.schedule(tau, decay=decay), p.positive)) <= once + allowed
+
+
+def test_a_sampler_that_reports_no_steps_gets_beta_by_its_noise_levels(p, layers):
+    import comfy.samplers
+
+    class Silent(comfy.samplers.Sampler):
+        """Euler, telling nobody where it is."""
+
+        def sample(self, model, sigmas, extra_args, callback, noise, *args, **kwargs):
+            x = noise * sigmas[0]
+            for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+                denoised = model(x, sigma[None], **extra_args)
+                x = x + (x - denoised) / sigma * (following - sigma)
+            return x
+
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    model = p.schedule(0.3)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 10)
+    with torch.inference_mode():
+        comfy.samplers.sample(
+            model, noise, p.positive, p.negative, 7.5, "cpu", Silent(), sigmas,
+            latent_image=torch.zeros_like(noise), disable_pbar=True,
+        )  # fmt: skip
+    assert len(layers) == 16 * 3
+
+
+@pytest.mark.parametrize("sampler", ["dpm_fast", "dpm_adaptive"])
+def test_a_sampler_with_noise_levels_of_its_own_grounds_the_first_of_them(p, layers, sampler):
+    p.sample(p.schedule(0.3), steps=6, sampler=sampler)
+    grounded = len(layers)
+    layers.clear()
+    p.sample(p.schedule(1.0), steps=6, sampler=sampler)
+    assert 0 < grounded < len(layers)
+
+
+@pytest.mark.parametrize("every, computed", [(1, 10), (2, 5), (3, 4), (20, 1)])
+def test_residuals_are_refreshed_every_so_many_calls(p, layers, every, computed):
+    p.sample(p.schedule(refresh_every=every), steps=10)
+    assert len(layers) == 16 * computed
+
+
+def test_kept_residuals_change_the_picture_a_little(p):
+    exact = p.sample(p.schedule(), steps=10)
+    kept = p.sample(p.schedule(refresh_every=2), steps=10)
+    plain = p.sample(p.model, small.conditioning(1), steps=10)
+    assert 0 < (kept - exact).norm() < 0.3 * (plain - exact).norm()
+
+
+def test_kept_residuals_follow_beta(p, layers):
+    """A residual that is kept while beta falls to nothing adds nothing in the end."""
+    p.sample(p.schedule(0.3, decay=0.4, refresh_every=20), steps=10)
+    assert len(layers) == 16
+
+
+def test_kept_residuals_end_with_their_run(p, layers):
+    model = p.schedule(refresh_every=20)
+    first, again = p.sample(model, steps=3), p.sample(model, steps=3)
+    assert len(layers) == 2 * 16 and torch.equal(first, again)
