@@ -8,7 +8,6 @@ conditionings, so that they can share a model call, and gives the patches to the
 not 0 (`schedule`). Nothing is written into the model, so nothing has to be put back.
 """
 
-import weakref
 from uuid import uuid4
 
 import comfy.model_patcher
@@ -16,15 +15,16 @@ import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.schedule import BetaSchedule
 from .betas import Betas
+from .compiled import compiled_for
 from .entries import KEY as COND_KEY
 from .entries import Entry, carried, entries_of
 from .residuals import Residuals
-from .run import LOOK, Grounding, Run, groundings
+from .run import LOOK, Grounding, Part, Run, groundings, parts_of
 from .unet import check_fit
 
 KEY = "gligen_grounding"
@@ -46,6 +46,7 @@ class Unscheduled:
         self._first_index: dict[object, int] = {}
         self._groundings: dict[int, tuple] = {}
         self._null: list[Entry] = []
+        self._parts: dict[tuple, list[Part]] = {}
 
     def middle_patch(self, seat, entries: list[tuple]):
         """The patch for one conditioning, given to a seat with these entries."""
@@ -63,12 +64,14 @@ class Unscheduled:
             self._groundings[id(entries)] = positive, null, entries
         positive, null, _ = self._groundings[id(entries)]
 
+        @torch.compiler.disable
         def middle_patch(v, extra):
-            chunks = [
-                positive if self._is_positive(*which) else null
-                for which in zip(extra["uuids"], extra["cond_or_uncond"], strict=True)
-            ]
-            return self._run.fuse(v, extra, chunks, beta=1.0)
+            places = zip(extra["uuids"], extra["cond_or_uncond"], strict=True)
+            signs = tuple(self._is_positive(*place) for place in places)
+            which = id(entries), signs, tuple(extra["original_shape"]), v.device
+            if which not in self._parts:
+                self._parts[which] = parts_of([positive if sign else null for sign in signs])
+            return self._run.fuse(v, extra, self._parts[which], beta=1.0)
 
         return middle_patch
 
@@ -125,32 +128,6 @@ def watched(model, begin, look):
     return model
 
 
-def compiled_apart(kwargs: dict):
-    """A wrapper around a model call that uses a compilation of its own of a compiled UNet. The host has
-    torch.compile not look whether patches change, so that a graph that was made without grounding would
-    be taken for a call with it too, and the other way round. kwargs: those of torch.compile."""
-
-    def apply_model(executor, *args, **kwargs_of_call):
-        model, compiled = executor.class_obj, executor.class_obj.diffusion_model
-        if compiled not in _apart:
-            backend = torch._dynamo.lookup_backend(kwargs["backend"])
-            unet = getattr(compiled, "_orig_mod", compiled)
-            # torch tells compilations apart by their backend, and this one is new.
-            _apart[compiled] = torch.compile(
-                unet, **{**kwargs, "backend": lambda graph, inputs: backend(graph, inputs)}
-            )
-        model.diffusion_model = _apart[compiled]
-        try:
-            return executor(*args, **kwargs_of_call)
-        finally:
-            model.diffusion_model = compiled
-
-    return apply_model
-
-
-_apart: "weakref.WeakKeyDictionary[nn.Module, nn.Module]" = weakref.WeakKeyDictionary()
-
-
 class Scheduled:
     """One sampling run of a guider with a schedule."""
 
@@ -163,6 +140,7 @@ class Scheduled:
         self.same: dict[int, list[Grounding]] = {}  # by id of the entries
         self.stripped: dict[int, tuple[dict, dict]] = {}
         self.groundings: dict[object, list[Grounding]] = {}  # by uuid of the stripped cond
+        self.parts: dict[tuple, list[Part]] = {}
         for name, conds in guider.conds.items():
             for cond in conds:
                 entries = entries_of(cond)
@@ -198,29 +176,54 @@ class Scheduled:
             return executor(model, conds, x, timestep, model_options)
         model_options = comfy.model_patcher.create_model_options_clone(model_options)
         options = model_options["transformer_options"]
-        if TORCH_COMPILE_KWARGS in model_options:
-            wrapper = compiled_apart(model_options[TORCH_COMPILE_KWARGS])
-            comfy.patcher_extension.add_wrapper_with_key(
-                WrappersMP.APPLY_MODEL, KEY, wrapper, options
-            )
-        if beta:
-            self.add_middle_patch(options, beta)
+        forward = self.forward(beta, convolves, model_options.get(TORCH_COMPILE_KWARGS))
+        comfy.patcher_extension.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, forward, options)
         if convolves:
             comfy.patcher_extension.add_wrapper_with_key(
                 WrappersMP.DIFFUSION_MODEL, KEY, self.first_convolution(beta), options
             )
         return executor(model, conds, x, timestep, model_options)
 
-    def add_middle_patch(self, options: dict, beta: float) -> None:
+    def forward(self, beta: float, convolves: bool, compile_kwargs: dict | None):
+        """A wrapper around a forward of the UNet, for the conditionings that share it."""
+
+        def apply_model(executor, x, t, concat, context, control, options, **kwargs):
+            base = executor.class_obj
+            unet, parts = base.diffusion_model, self.parts_of(options["uuids"], x) if beta else []
+            traced = self.residuals.every == 1 and not convolves and LOOK not in options
+            if compile_kwargs is not None:
+                base.diffusion_model = compiled_for(unet, compile_kwargs, parts if traced else None)
+            if parts:
+                patches = options.get("patches", {})
+                ours = [*patches.get("middle_patch", []), self.middle_patch(parts, beta, traced, x)]
+                options = {**options, "patches": {**patches, "middle_patch": ours}}
+            try:
+                return executor(x, t, concat, context, control, options, **kwargs)
+            finally:
+                base.diffusion_model = unet
+
+        return apply_model
+
+    def middle_patch(self, parts: list[Part], beta: float, traced: bool, x: Tensor):
+        if traced:
+            level = torch.full((), beta, device=x.device)  # a number would be fixed in a graph
+            return lambda v, extra: self.run.fuse(v, extra, parts, level)
+
         @torch.compiler.disable
         def middle_patch(v, extra):
-            chunks = [self.groundings.get(uuid, []) for uuid in extra["uuids"]]
-            where = (*extra["block"], extra["block_index"], *extra["uuids"])
+            where = (*extra["block"], extra["block_index"], id(parts))
             return self.residuals.fuse(
-                v, where, beta, lambda v: self.run.fuse(v, extra, chunks, beta)
+                v, where, beta, lambda v: self.run.fuse(v, extra, parts, beta)
             )
 
-        options.setdefault("patches", {}).setdefault("middle_patch", []).append(middle_patch)
+        return middle_patch
+
+    def parts_of(self, uuids: list, x: Tensor) -> list[Part]:
+        """Of the conditionings that share a forward."""
+        which = (*uuids, x.shape, x.device)
+        if which not in self.parts:
+            self.parts[which] = parts_of([self.groundings.get(uuid, []) for uuid in uuids])
+        return self.parts[which]
 
     def first_convolution(self, beta: float):
         """A wrapper around the UNet that puts the GLIGENs' first convolutions in place of its own. Where

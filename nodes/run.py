@@ -76,65 +76,83 @@ def _tokenized(entries: list[Entry]) -> list[Entry]:
     return [e for e in entries if not isinstance(e.frames[0], Inpainting)]
 
 
+class Part(NamedTuple):
+    """What a model call gets from one GLIGEN at one strength. rows: those of the call's `count` equal
+    chunks that it grounds. groundings: of each of them. layers: by block, made where first needed."""
+
+    seat: object
+    strength: float
+    count: int
+    rows: list[int]
+    groundings: list[Grounding]
+    layers: dict
+
+
+def parts_of(chunks: list[list[Grounding]]) -> list[Part]:
+    """chunks: the groundings of each chunk of a model call."""
+    parts = []
+    for seat, strength in dict.fromkeys((g.seat, g.strength) for chunk in chunks for g in chunk):
+        its = {
+            row: g
+            for row, chunk in enumerate(chunks)
+            for g in chunk
+            if (g.seat, g.strength) == (seat, strength)
+        }
+        parts.append(Part(seat, strength, len(chunks), list(its), list(its.values()), {}))
+    return parts
+
+
 class Run:
     """process_latent_in: the scale of the model's latents."""
 
     def __init__(self, process_latent_in=None):
         self.process_latent_in = process_latent_in
         self._tokens = {}
-        self._prepared = {}
         self._channels = {}
 
-    def fuse(
-        self, v: Tensor, extra: dict, groundings: list[list[Grounding]], beta: float
-    ) -> Tensor:
-        """v: visual tokens [B, N, C], B being as many equal chunks as there are lists of groundings;
-        extra: what the host tells a patch. Returns v with each chunk grounded. Several GLIGENs each see
-        the same v and their residuals add up, so that their order does not matter."""
-        alike = dict.fromkeys((g.seat, g.strength) for chunk in groundings for g in chunk)
-        grounded = [self._by(*which, v, extra, groundings, beta) for which in alike]
+    def fuse(self, v: Tensor, extra: dict, parts: list[Part], beta: float | Tensor) -> Tensor:
+        """v: visual tokens [B, N, C]; extra: what the host tells a patch; beta: a number, or a tensor of
+        no dimensions. Returns v with each of its chunks grounded. Several GLIGENs each see the same v and
+        their residuals add up, so that their order does not matter."""
+        grounded = [self._by(part, v, extra, beta) for part in parts]
         if len(grounded) == 1:
             return grounded[0]
         return v + sum(g - v for g in grounded)
 
-    def _by(self, seat, strength: float, v: Tensor, extra: dict, groundings, beta: float) -> Tensor:
+    def _by(self, part: Part, v: Tensor, extra: dict, beta) -> Tensor:
         """v grounded by one GLIGEN, in those of its chunks that have something for it."""
-        chunks = [
-            next((g for g in chunk if (g.seat, g.strength) == (seat, strength)), None)
-            for chunk in groundings
-        ]
-        if None not in chunks:
-            return self._layer(v, extra, chunks, beta)
-        parts = list(v.chunk(len(chunks)))
-        rows = [i for i, g in enumerate(chunks) if g is not None]
-        grounded = torch.cat([parts[i] for i in rows])
-        grounded = self._layer(grounded, extra, [chunks[i] for i in rows], beta)
-        for i, part in zip(rows, grounded.chunk(len(rows)), strict=True):
-            parts[i] = part
-        return torch.cat(parts)
+        if len(part.rows) == part.count:
+            return self._layer(part, v, extra, beta)
+        chunks = list(v.chunk(part.count))
+        grounded = self._layer(part, torch.cat([chunks[i] for i in part.rows]), extra, beta)
+        for i, chunk in zip(part.rows, grounded.chunk(len(part.rows)), strict=True):
+            chunks[i] = chunk
+        return torch.cat(chunks)
 
-    def _layer(self, v: Tensor, extra: dict, chunks: list[Grounding], beta: float) -> Tensor:
-        seat, strength = chunks[0].seat, chunks[0].strength
-        layer = layer_of(seat, extra, v.shape[-1])
-        size = tuple(extra["original_shape"][-2:])
-        which = (id(layer), *(id(g.entries) for g in chunks), size, len(v), v.device, v.dtype)
-        if which not in self._prepared:
-            keys = self._keys(layer, chunks, size, len(v) // len(chunks), v)
-            gates = tuple(gate.to(v.device) for gate in layer.gates())
-            self._prepared[which] = keys, gates
-        keys, gates = self._prepared[which]
+    def _layer(self, part: Part, v: Tensor, extra: dict, beta) -> Tensor:
+        where = (*extra["block"], extra["block_index"])
+        if where not in part.layers:
+            part.layers[where] = self._prepare(part, v, extra)
+        layer, keys, gates = part.layers[where]
         heads, grid = extra["n_heads"], tuple(extra["activations_shape"][-2:])
         look = extra.get(LOOK)
 
         def attention(q, k, v, heads, mask=None):
             if look is not None:
-                look(q, k, heads, mask, grid, extra, chunks, gates)
+                look(q, k, heads, mask, grid, extra, part.groundings, gates)
             return comfy.ldm.modules.attention.optimized_attention(
                 q, k, v, heads, mask,
                 attn_precision=extra["attn_precision"], transformer_options=extra,
             )  # fmt: skip
 
-        return layer(v, keys, heads, gates, beta * strength, attention, grid)
+        return layer(v, keys, heads, gates, beta * part.strength, attention, grid)
+
+    def _prepare(self, part: Part, v: Tensor, extra: dict) -> tuple:
+        """Gated layer, keys and gates of a block."""
+        layer = layer_of(part.seat, extra, v.shape[-1])
+        size, batch = tuple(extra["original_shape"][-2:]), len(v) // len(part.rows)
+        keys = self._keys(layer, part.groundings, size, batch, v)
+        return layer, keys, tuple(gate.to(v.device) for gate in layer.gates())
 
     def _keys(self, layer, chunks: list[Grounding], size, batch: int, v: Tensor) -> GroundingKeys:
         """Of each picture of each chunk's batch. A batch longer than the frames holds the last one."""

@@ -321,8 +321,8 @@ CASES = [
     Case("fp8 weights", before=weights("float8_e4m3fn")),
     Case("TorchCompileModel", before=patch("TorchCompileModel", backend="inductor"),
          program="g++",
-         note="with the schedule node or the GLIGEN KSampler; the gated layers themselves, and steps "
-              "with a map or an inpainting model, run uncompiled"),
+         note="with the schedule node or the GLIGEN KSampler, which have the gated layers compiled too; "
+              "steps with a map or an inpainting model run uncompiled"),
     Case("three models in one prompt", sample=three_models),
 ]  # fmt: skip
 

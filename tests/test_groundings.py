@@ -249,7 +249,7 @@ def test_several_models_in_one_conditioning_add_their_residuals_in_any_order(p):
 def test_the_residuals_of_several_models_are_summed(p):
     """One layer of the UNet, by hand."""
     from gligen_pack.nodes.entries import entries_of
-    from gligen_pack.nodes.run import Run, groundings
+    from gligen_pack.nodes.run import Run, groundings, parts_of
     from gligen_pack.nodes.seat import seat_of
 
     v = torch.randn(2, 256, 32, generator=torch.manual_seed(1))
@@ -260,7 +260,7 @@ def test_the_residuals_of_several_models_are_summed(p):
     def fuse(conditioning):
         chunk = groundings(entries_of(conditioning[0][1]), seat_of)
         with torch.inference_mode():
-            return Run().fuse(v, extra, [chunk], 1.0)
+            return Run().fuse(v, extra, parts_of([chunk]), 1.0)
 
     boxes, pose = p.text(), grounded(p, "keypoints")
     both = grounded(p, "keypoints", p.text())
