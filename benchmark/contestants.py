@@ -8,7 +8,6 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import torch
-from torch import nn
 
 from ..gligen_ops import entity
 from ..gligen_ops.checkpoint import checkpoint_of, tensors_of
@@ -68,7 +67,7 @@ class Host:
         """GLIGEN of a kind with random weights, for this UNet."""
         kind = next(k for k in KINDS if k.name == kind_name)
         widths = (FEATURE, FEATURE) if kind_name != "keypoints" else (FEATURE,)
-        first_conv = kind.build_first_conv({}, 320)
+        first_conv = kind.build_first_conv({}, self.unet.input_blocks[0][0].out_channels)
         gligen = Gligen(kind.tokenizer(*widths), FEATURE, self.blocks, first_conv=first_conv)
         shapes.randomise(gligen).to(self.setting.dtype)
         return seat.from_checkpoint(checkpoint_of(tensors_of(gligen), kind_name, [kind_name]))
@@ -93,7 +92,7 @@ class Plain:
     name = "plain"
 
     def __init__(self, host: Host):
-        self.host = host
+        self.host, self.unet = host, host.unet
 
     def __call__(self):
         return self.host.sample(self.host.model, self.host.positive)
@@ -102,12 +101,13 @@ class Plain:
 class Pack:
     """This pack, with a kind of grounding and τ."""
 
-    def __init__(self, host: Host, kind: str = "text box", tau: float = 1.0, gligen=None):
-        self.name = f"this pack, {kind}, τ = {tau:g}"
-        self.host = host
+    def __init__(self, host: Host, kind: str, tau: float = 1.0, gligen=None, refresh_every=1):
+        kept = f", refresh_every {refresh_every}" if refresh_every > 1 else ""
+        self.name = f"this pack, {kind}, τ = {tau:g}{kept}"
+        self.host, self.unet = host, host.unet
         gligen = gligen or host.gligen(kind)
         self.positive = ground(host.positive, gligen, [[e] for e in entities(kind)])
-        self.model = patch.schedule(host.model, BetaSchedule(tau), "null", seat.own)
+        self.model = patch.schedule(host.model, BetaSchedule(tau), "null", seat.own, refresh_every)
 
     def __call__(self):
         return self.host.sample(self.model, self.positive)
@@ -119,7 +119,7 @@ class Core:
     name = "host core, text box"
 
     def __init__(self, host: Host, tensors: dict):
-        self.host = host
+        self.host, self.unet = host, host.unet
         core = comfy.gligen.load_gligen(tensors)
         device = comfy.model_management.get_torch_device()
         core = comfy.model_patcher.CoreModelPatcher(core, device, torch.device("cpu"))
@@ -138,19 +138,17 @@ class Core:
 
 
 class Diffusers:
-    """diffusers' UNet with text boxes, its gated layers on for the first τ of the steps, in a loop like
-    that of its GLIGEN pipeline."""
+    """diffusers' UNet with text boxes, in a loop like that of its GLIGEN pipeline."""
 
-    def __init__(self, host: Host, tau: float):
+    name = "diffusers, text box, τ = 1"
+
+    def __init__(self, host: Host):
         from diffusers import EulerDiscreteScheduler
-        from diffusers.models.attention import GatedSelfAttentionDense
 
-        self.name = f"diffusers, text box, τ = {tau:g}"
-        self.host, self.tau = host, tau
+        self.host = host
         setting = host.setting
         self.device = comfy.model_management.get_torch_device()
         self.unet = shapes.diffusers_unet(setting.dtype, self.device)
-        self.fusers = [m for m in self.unet.modules() if isinstance(m, GatedSelfAttentionDense)]
         self.scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012,
                                                 beta_schedule="scaled_linear")  # fmt: skip
         rows = 2 * setting.batch
@@ -172,9 +170,7 @@ class Diffusers:
         self.scheduler.set_timesteps(steps, device=self.device)
         x = torch.randn(setting.latent, generator=torch.Generator().manual_seed(5))
         x = x.to(self.device, setting.dtype) * self.scheduler.init_noise_sigma
-        for i, t in enumerate(self.scheduler.timesteps):
-            for fuser in self.fusers:
-                fuser.enabled = i < int(self.tau * steps)
+        for t in self.scheduler.timesteps:
             both = self.scheduler.scale_model_input(torch.cat([x, x]), t)
             out = self.unet(
                 both, t, encoder_hidden_states=self.context,
@@ -183,7 +179,3 @@ class Diffusers:
             negative, positive = out.chunk(2)
             x = self.scheduler.step(negative + CFG * (positive - negative), t, x).prev_sample
         return x
-
-
-def unet_of(contestant) -> nn.Module:
-    return contestant.unet if isinstance(contestant, Diffusers) else contestant.host.unet

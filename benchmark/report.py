@@ -1,4 +1,4 @@
-"""Keeps the last results of each setting, and makes the page and the plot of them."""
+"""Keeps the last results of each setting, and makes the page and the plots of them."""
 
 import json
 import platform
@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-DATA, PAGE, PLOT = (DOCS / f"performance.{end}" for end in ("json", "md", "png"))
-START, END = "<!-- results -->\n", "<!-- end of results -->\n"
+DATA, PAGE = DOCS / "performance.json", DOCS / "performance.md"
 
 
 def machine(device: torch.device) -> str:
@@ -32,9 +31,8 @@ def title(setting, device: torch.device, rounds: int) -> str:
 
 
 def table(results: dict[str, dict]) -> str:
-    seconds = "GPU seconds" if torch.cuda.is_available() else "CPU seconds"
     lines = [
-        f"| | {seconds} | ratio to plain (lowest, highest) | FLOPs to plain | extra memory | calls a step |",
+        "| | seconds | ratio to plain (lowest, highest) | FLOPs to plain | extra memory | calls a step |",
         "|---|---|---|---|---|---|",
     ]
     for name, r in results.items():
@@ -46,39 +44,85 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def keep(heading: str, results: dict[str, dict]) -> None:
-    """Put results in the place of earlier ones of the same heading, and make page and plot anew."""
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
-    data[heading] = results
+def refresh_table(results: dict[str, dict]) -> str:
+    lines = [
+        "| refresh_every | FLOPs to plain | things in place | difference from the exact picture |",
+        "|---|---|---|---|",
+    ]
+    for every, r in results.items():
+        lines.append(
+            f"| {every} | {r['flops']:.3f} | {r['in place']:.1%} | {r['difference']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"races": table, "refresh": refresh_table}
+
+
+def keep(part: str, heading: str, results: dict[str, dict]) -> None:
+    """Put results in the place of earlier ones of the same part and heading, and make page and plots
+    anew."""
+    data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    data.setdefault(part, {})[heading] = results
     DATA.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    tables = "\n\n".join(f"### {heading}\n\n{table(r)}" for heading, r in data.items())
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{START}\n{tables}\n\n{END}{after}", encoding="utf-8")
-    plot(data)
+    page = PAGE.read_text(encoding="utf-8")
+    for part, its in data.items():
+        page = filled(page, part, its)
+    PAGE.write_text(page, encoding="utf-8")
+    plot_races(data.get("races", {}))
+    plot_refresh(data.get("refresh", {}))
 
 
-def plot(data: dict[str, dict]) -> None:
+def filled(page: str, part: str, its: dict[str, dict]) -> str:
+    """The page with the tables of a part between its marks."""
+    start, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->"
+    tables = "\n\n".join(f"**{heading}**\n\n{TABLES[part](r)}" for heading, r in its.items())
+    before, after = page.split(start)[0], page.split(end)[1]
+    return f"{before}{start}\n{tables}\n\n{end}{after}"
+
+
+def plot_races(races: dict[str, dict]) -> None:
     """Bars of the ratios, with what their arithmetic alone would cost as a mark."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        len(data), 1, figsize=(9, 0.5 + sum(0.4 * len(r) + 0.8 for r in data.values())),
-        squeeze=False, constrained_layout=True,
-    )  # fmt: skip
-    for axis, (heading, results) in zip(axes[:, 0], data.items(), strict=True):
+    figure, axes = subplots(len(races), 0.5 + sum(0.4 * len(r) + 0.8 for r in races.values()))
+    for axis, (heading, results) in zip(axes, races.items(), strict=True):
         names = list(results)[::-1]
         ratios = [results[n]["ratio"] for n in names]
         low = [results[n]["ratio"] - results[n]["lowest"] for n in names]
         high = [results[n]["highest"] - results[n]["ratio"] for n in names]
         axis.barh(names, ratios, xerr=(low, high), color="#4878a8", capsize=3)
         flops = [results[n]["flops"] for n in names]
-        axis.plot(flops, names, "|", color="black", markersize=16, label="arithmetic")
+        axis.plot(flops, names, "|", color="black", markersize=16, label="its FLOPs")
         axis.axvline(1, color="grey", linewidth=0.8)
-        axis.set_title(heading, fontsize=9)
+        axis.set(title=heading, xlabel="time, as a ratio to plain sampling")
         axis.legend(loc="lower right", fontsize=8)
-    axes[-1, 0].set_xlabel("time, as a ratio to plain sampling")
-    figure.savefig(PLOT, dpi=110)
+    figure.savefig(DOCS / "performance.png", dpi=110)
+
+
+def plot_refresh(curves: dict[str, dict]) -> None:
+    """Things in place, and the difference from the exact picture, over what it costs."""
+    figure, axes = subplots(len(curves), 3.6 * len(curves))
+    for axis, (heading, results) in zip(axes, curves.items(), strict=True):
+        flops = [r["flops"] for r in results.values()]
+        axis.plot(flops, [r["in place"] for r in results.values()], "o-", label="things in place")
+        difference = [r["difference"] for r in results.values()]
+        axis.plot(flops, difference, "s--", label="difference from the exact picture")
+        for every, r in results.items():
+            axis.annotate(every, (r["flops"], r["in place"]), (0, 7), textcoords="offset points",
+                          ha="center", fontsize=8)  # fmt: skip
+        axis.set(title=f"refresh_every, {heading}", xlabel="FLOPs, as a ratio to plain sampling",
+                 ylim=(0, 1.05))  # fmt: skip
+        axis.legend(loc="center right", fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.savefig(DOCS / "performance_refresh.png", dpi=110)
+
+
+def subplots(rows: int, height: float):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        max(rows, 1), 1, figsize=(9, max(height, 1)), squeeze=False, constrained_layout=True
+    )
+    return figure, axes[:rows, 0]

@@ -42,12 +42,14 @@ class Demo:
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
 
     @torch.inference_mode()
-    def sample(self, positive, tau: float, seed: int, latent=None, cfg: float = CFG) -> np.ndarray:
+    def sample(
+        self, positive, tau: float, seed: int, latent=None, cfg: float = CFG, refresh_every: int = 1
+    ) -> np.ndarray:
         """[128, 128, 3] in 0..1. latent: where to begin; None: from nothing."""
         latent = latent or {"samples": torch.zeros(1, 4, 16, 16)}
         (out,) = GligenKSampler.execute(
             self.model, seed, STEPS, cfg, SAMPLER, SCHEDULER, positive, self.negative, latent,
-            1.0, tau, 0.0, 1.0, "null",
+            1.0, tau, 0.0, 1.0, "null", refresh_every,
         ).result  # fmt: skip
         return self.vae.decode(out["samples"])[0].clamp(0, 1).numpy()
 

@@ -28,12 +28,15 @@ def schedule_inputs(tau: float) -> list[io.Input]:
             tooltip="What the negative prompt gets. null: the model's learned 'no objects', as in the "
             "paper; same: the boxes of the positive, as ComfyUI's own GLIGEN does; none: no GLIGEN.",
         ),
-        io.Int.Input(
-            "refresh_every", default=1, min=1, max=20, optional=True,
-            tooltip="1 computes the grounding in every step, which is exact. 2 and more keep what it adds "
-            "for so many steps: faster, at nearly the same picture.",
-        ),
     ]  # fmt: skip
+
+
+def refresh_input() -> io.Input:
+    return io.Int.Input(
+        "refresh_every", default=1, min=1, max=20, optional=True,
+        tooltip="1 computes the grounding at every call of the model, which is exact. 2 and more keep what "
+        "it adds for so many calls: faster, at nearly the same picture.",
+    )  # fmt: skip
 
 
 class GligenBetaSchedule(io.ComfyNode):
@@ -54,13 +57,14 @@ class GligenBetaSchedule(io.ComfyNode):
                     tooltip="β over the run, from the first step (left) to the last (right), in place "
                     "of tau and decay. Connect a Curve node.",
                 ),
+                refresh_input(),
             ],
             outputs=[io.Model.Output(tooltip="For the sampler.")],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model, tau, decay, strength, negative_grounding, refresh_every=1, curve=None
+        cls, model, tau, decay, strength, negative_grounding, curve=None, refresh_every=1
     ) -> io.NodeOutput:
         betas = BetaSchedule(tau, decay, strength, None if curve is None else function_of(curve))
         return io.NodeOutput(patch.schedule(model, betas, negative_grounding, own, refresh_every))

@@ -5,7 +5,7 @@ import nodes as host
 
 from ..gligen_ops.schedule import BetaSchedule
 from . import patch
-from .beta_schedule import schedule_inputs
+from .beta_schedule import refresh_input, schedule_inputs
 from .seat import own
 
 
@@ -44,6 +44,7 @@ class GligenKSampler(io.ComfyNode):
                     tooltip="1 starts from pure noise; less keeps more of the latent image.",
                 ),
                 *schedule_inputs(tau=0.3),
+                refresh_input(),
             ],
             outputs=[io.Latent.Output(tooltip="The denoised latent.")],
         )  # fmt: skip

@@ -60,11 +60,11 @@ CONTRACT = {
         "",
         "IMAGE, IMAGE",
     ),
-    "GligenBetaSchedule": (f"model MODEL, {SCHEDULE}", "curve CURVE", "MODEL"),
+    "GligenBetaSchedule": (f"model MODEL, {SCHEDULE}", "curve CURVE, refresh_every INT", "MODEL"),
     "GligenKSampler": (
         "model MODEL, seed INT, steps INT, cfg FLOAT, sampler_name COMBO, scheduler COMBO, "
         f"positive CONDITIONING, negative CONDITIONING, latent_image LATENT, denoise FLOAT, {SCHEDULE}",
-        "",
+        "refresh_every INT",
         "LATENT",
     ),
     "GligenPreview": ("conditioning CONDITIONING, width INT, height INT", "image IMAGE", "IMAGE"),

@@ -1,0 +1,72 @@
+"""The contestants in turn, and what each took.
+
+Names as the repository is a package inside ComfyUI (see __main__.py).
+"""
+
+import statistics
+import time
+
+import torch
+
+from . import meters
+from .contestants import Core, Diffusers, Host, Pack, Plain, Setting, tensors_of
+
+TAUS = (0.0, 0.3, 1.0)
+OTHERS = ("text and image box", "keypoints", "depth map")
+REFRESH = 3
+
+
+def contestants_of(setting: Setting, kinds: bool) -> list:
+    """All who take part, those of one kind sharing their weights."""
+    host = Host(setting)
+    text = host.gligen("text box")
+    found = [Plain(host)]
+    if setting.shape != "sdxl":
+        found.append(Core(host, tensors_of(text.model.gligen)))
+    if setting.shape == "sd15":
+        found.append(Diffusers(host))
+    found += [Pack(host, "text box", tau, text) for tau in TAUS]
+    found.append(Pack(host, "text box", 1.0, text, REFRESH))
+    if kinds:
+        found += [Pack(host, kind) for kind in OTHERS]
+    return found
+
+
+def race(found: list, rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round. The order turns round by round."""
+    seconds = {c.name: [] for c in found}
+    for number in range(rounds):
+        turn = number % len(found)
+        for contestant in found[turn:] + found[:turn]:
+            with meters.stopwatch(device) as elapsed:
+                contestant()
+            seconds[contestant.name].append(elapsed())
+            last = seconds[contestant.name][-1]
+            print(f"round {number + 1}: {contestant.name}: {last:.1f} s", flush=True)
+    return seconds
+
+
+def run(setting: Setting, rounds: int, device: torch.device, kinds: bool) -> dict:
+    """The results of one setting: of each contestant its ratios to plain sampling, and what was
+    counted."""
+    found = contestants_of(setting, kinds)
+    costs = {}
+    for contestant in found:  # which warms them up as well
+        started = time.perf_counter()
+        costs[contestant.name] = meters.cost(contestant, contestant.unet)
+        print(f"counted: {contestant.name} ({time.perf_counter() - started:.0f} s)", flush=True)
+    seconds = race(found, rounds, device)
+    plain, its_cost = seconds["plain"], costs["plain"]
+    results = {}
+    for name, own in seconds.items():
+        ratios = [a / b for a, b in zip(own, plain, strict=True)]
+        results[name] = {
+            "seconds": statistics.median(own),
+            "ratio": statistics.median(ratios),
+            "lowest": min(ratios),
+            "highest": max(ratios),
+            "flops": costs[name].flops / its_cost.flops,
+            "extra_memory_mb": (costs[name].peak - its_cost.peak) / 2**20,
+            "calls_a_step": costs[name].calls / setting.steps,
+        }
+    return results
