@@ -6,6 +6,7 @@ compilation of its own, in which the gated layers are part of the graph.
 """
 
 import weakref
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -15,13 +16,33 @@ from .run import Part
 _made: "weakref.WeakKeyDictionary[nn.Module, dict]" = weakref.WeakKeyDictionary()
 
 
-def compiled_for(unet: nn.Module, kwargs: dict, parts: list[Part] | None) -> nn.Module:
-    """unet: as the host compiled it. kwargs: those of torch.compile. parts: what is traced, or None where
-    the grounding stays out of the graph. The forward that makes keys runs uncompiled."""
-    original = getattr(unet, "_orig_mod", unet)
+@contextmanager
+def compiled_for(base, compilation: dict | None, parts: list[Part] | None):
+    """The host's model `base` with the UNet as a forward needs it. compilation: keyword arguments of
+    torch.compile; None where the host compiles nothing. parts: what is traced, or None where the
+    grounding stays out of the graph."""
+    if compilation is None:
+        yield
+        return
+    compiled = base.diffusion_model
+    base.diffusion_model = _compilation(compiled, compilation, parts)
+    try:
+        yield
+    finally:
+        base.diffusion_model = compiled
+
+
+def untraced(function, compilation: dict | None):
+    """The function, kept out of the graph where the host compiles."""
+    return function if compilation is None else torch.compiler.disable(function)
+
+
+def _compilation(compiled: nn.Module, kwargs: dict, parts: list[Part] | None) -> nn.Module:
+    """The forward that makes the keys runs uncompiled."""
+    original = getattr(compiled, "_orig_mod", compiled)
     if parts is not None and not all(part.layers for part in parts):
         return original
-    made = _made.setdefault(unet, {})
+    made = _made.setdefault(compiled, {})
     structure = None if parts is None else tuple(map(_structure, parts))
     if structure not in made:
         backend = torch._dynamo.lookup_backend(kwargs["backend"])

@@ -5,7 +5,8 @@ an `input_block_patch` after each block on the way down, the first convolution a
 there. Without a schedule the host itself asks a GLIGEN for its patch, for each conditioning
 (`Unscheduled`). With one, a wrapper around the sampling run takes the grounding out of the
 conditionings, so that they can share a model call, and gives the patches to the whole call where β is
-not 0 (`schedule`). Nothing is written into the model, so nothing has to be put back.
+not 0 (`schedule`). Nothing is written into the model but, for a forward of a UNet that the host compiles,
+which compilation it uses.
 """
 
 from uuid import uuid4
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.schedule import BetaSchedule
 from .betas import Betas
-from .compiled import compiled_for
+from .compiled import compiled_for, untraced
 from .entries import KEY as COND_KEY
 from .entries import Entry, carried, entries_of
 from .residuals import Residuals
@@ -64,7 +65,6 @@ class Unscheduled:
             self._groundings[id(entries)] = positive, null, entries
         positive, null, _ = self._groundings[id(entries)]
 
-        @torch.compiler.disable
         def middle_patch(v, extra):
             places = zip(extra["uuids"], extra["cond_or_uncond"], strict=True)
             signs = tuple(self._is_positive(*place) for place in places)
@@ -176,40 +176,42 @@ class Scheduled:
             return executor(model, conds, x, timestep, model_options)
         model_options = comfy.model_patcher.create_model_options_clone(model_options)
         options = model_options["transformer_options"]
-        forward = self.forward(beta, convolves, model_options.get(TORCH_COMPILE_KWARGS))
+        compilation = model_options.get(TORCH_COMPILE_KWARGS)
+        forward = self.forward(beta, convolves, compilation)
         comfy.patcher_extension.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, forward, options)
         if convolves:
+            first = untraced(self.first_convolution(beta), compilation)
             comfy.patcher_extension.add_wrapper_with_key(
-                WrappersMP.DIFFUSION_MODEL, KEY, self.first_convolution(beta), options
+                WrappersMP.DIFFUSION_MODEL, KEY, first, options
             )
         return executor(model, conds, x, timestep, model_options)
 
-    def forward(self, beta: float, convolves: bool, compile_kwargs: dict | None):
-        """A wrapper around a forward of the UNet, for the conditionings that share it."""
+    def forward(self, beta: float, convolves: bool, compilation: dict | None):
+        """A wrapper around a forward of the UNet, for the conditionings that share it. compilation: how
+        the host compiles the UNet, if it does."""
 
         def apply_model(executor, x, t, concat, context, control, options, **kwargs):
-            base = executor.class_obj
-            unet, parts = base.diffusion_model, self.parts_of(options["uuids"], x) if beta else []
+            parts = self.parts_of(options["uuids"], x) if beta else []
             traced = self.residuals.every == 1 and not convolves and LOOK not in options
-            if compile_kwargs is not None:
-                base.diffusion_model = compiled_for(unet, compile_kwargs, parts if traced else None)
             if parts:
+                patch = (
+                    self.traced_patch(parts, beta, x.device)
+                    if traced
+                    else untraced(self.keeping_patch(parts, beta), compilation)
+                )
                 patches = options.get("patches", {})
-                ours = [*patches.get("middle_patch", []), self.middle_patch(parts, beta, traced, x)]
+                ours = [*patches.get("middle_patch", []), patch]
                 options = {**options, "patches": {**patches, "middle_patch": ours}}
-            try:
+            with compiled_for(executor.class_obj, compilation, parts if traced else None):
                 return executor(x, t, concat, context, control, options, **kwargs)
-            finally:
-                base.diffusion_model = unet
 
         return apply_model
 
-    def middle_patch(self, parts: list[Part], beta: float, traced: bool, x: Tensor):
-        if traced:
-            level = torch.full((), beta, device=x.device)  # a number would be fixed in a graph
-            return lambda v, extra: self.run.fuse(v, extra, parts, level)
+    def traced_patch(self, parts: list[Part], beta: float, device):
+        level = torch.full((), beta, device=device)  # a number would be fixed in a graph
+        return lambda v, extra: self.run.fuse(v, extra, parts, level)
 
-        @torch.compiler.disable
+    def keeping_patch(self, parts: list[Part], beta: float):
         def middle_patch(v, extra):
             where = (*extra["block"], extra["block_index"], id(parts))
             return self.residuals.fuse(
@@ -229,7 +231,6 @@ class Scheduled:
         """A wrapper around the UNet that puts the GLIGENs' first convolutions in place of its own. Where
         β is 0 it has its own back, but an inpainting model's, which has to see what it paints into."""
 
-        @torch.compiler.disable
         def diffusion_model(executor, x, timesteps, context, y, control, options, **kwargs):
             base = executor.class_obj.input_blocks[0]
 
