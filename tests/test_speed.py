@@ -12,7 +12,7 @@ class Reads(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
+        if function in (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default):
             self.count += 1
         return function(*args, **(kwargs or {}))
 
@@ -60,24 +60,23 @@ def reads(p, run):
     counts = []
     for model, positive in ((p.model, small.conditioning(1)), run):
         with Reads() as counter:
-            p.sample(model, positive, steps=20)
+            p.sample(model, positive, steps=10)
         counts.append(counter.count)
     return counts[1] - counts[0]
 
 
 @pytest.mark.parametrize(
-    "tau, decay, allowed",
+    "tau, decay, expected",
     [
         (1.0, 0.0, 0),
         (0.0, 0.0, 0),
         # The first call, when nothing is under way yet, and the two around the change.
-        (0.3, 0.0, 3),
-        (0.3, 0.2, 7),
+        (0.6, 0.0, 3),
+        (0.6, 0.2, 4),
     ],
 )
-def test_the_device_is_waited_for_only_where_beta_changes(p, tau, decay, allowed):
-    once = 21  # the run's noise levels, before it begins
-    assert reads(p, (p.schedule(tau, decay=decay), p.positive)) <= once + allowed
+def test_the_device_is_waited_for_only_where_beta_changes(p, tau, decay, expected):
+    assert reads(p, (p.schedule(tau, decay=decay), p.positive)) == expected
 
 
 def test_a_sampler_that_reports_no_steps_gets_beta_by_its_noise_levels(p, layers):
