@@ -138,17 +138,15 @@ class Core:
 
 
 class Diffusers:
-    """diffusers' UNet with text boxes, in a loop like that of its GLIGEN pipeline."""
+    """diffusers' UNet, plain or with text boxes, in a loop like that of its GLIGEN pipeline."""
 
-    name = "diffusers, text box, τ = 1"
-
-    def __init__(self, host: Host):
+    def __init__(self, host: Host, unet, grounded: bool):
         from diffusers import EulerDiscreteScheduler
 
-        self.host = host
+        self.name = "diffusers, text box, τ = 1" if grounded else "diffusers, plain"
+        self.host, self.unet, self.grounded = host, unet, grounded
         setting = host.setting
         self.device = comfy.model_management.get_torch_device()
-        self.unet = shapes.diffusers_unet(setting.dtype, self.device)
         self.scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012,
                                                 beta_schedule="scaled_linear")  # fmt: skip
         rows = 2 * setting.batch
@@ -174,7 +172,7 @@ class Diffusers:
             both = self.scheduler.scale_model_input(torch.cat([x, x]), t)
             out = self.unet(
                 both, t, encoder_hidden_states=self.context,
-                cross_attention_kwargs={"gligen": dict(self.gligen)},
+                cross_attention_kwargs={"gligen": dict(self.gligen)} if self.grounded else None,
             ).sample  # fmt: skip
             negative, positive = out.chunk(2)
             x = self.scheduler.step(negative + CFG * (positive - negative), t, x).prev_sample

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+
+UNKNOWN_TO_TORCH = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def cost(run: Callable[[], object], unet: torch.nn.Module) -> Cost:
     """Of one run, which these meters slow down."""
     calls = []
     hook = unet.register_forward_pre_hook(lambda *_: calls.append(1))
-    flops = FlopCounterMode(display=False)
+    flops = FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH)
     try:
         with flops, LiveBytes() as live:
             run()

@@ -6,9 +6,10 @@ Names as the repository is a package inside ComfyUI (see __main__.py).
 import statistics
 import time
 
+import comfy.model_management
 import torch
 
-from . import meters
+from . import meters, shapes
 from .contestants import Core, Diffusers, Host, Pack, Plain, Setting, tensors_of
 
 TAUS = (0.0, 0.3, 1.0)
@@ -24,7 +25,8 @@ def contestants_of(setting: Setting, kinds: bool) -> list:
     if setting.shape != "sdxl":
         found.append(Core(host, tensors_of(text.model.gligen)))
     if setting.shape == "sd15":
-        found.append(Diffusers(host))
+        unet = shapes.diffusers_unet(setting.dtype, comfy.model_management.get_torch_device())
+        found += [Diffusers(host, unet, grounded) for grounded in (False, True)]
     found += [Pack(host, "text box", tau, text) for tau in TAUS]
     found.append(Pack(host, "text box", 1.0, text, REFRESH))
     if kinds:

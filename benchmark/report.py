@@ -93,7 +93,8 @@ def plot_races(races: dict[str, dict]) -> None:
         flops = [results[n]["flops"] for n in names]
         axis.plot(flops, names, "|", color="black", markersize=16, label="its FLOPs")
         axis.axvline(1, color="grey", linewidth=0.8)
-        axis.set(title=heading, xlabel="time, as a ratio to plain sampling")
+        axis.set(xlabel="time, as a ratio to plain sampling")
+        axis.set_title(heading, fontsize=9)
         axis.legend(loc="lower right", fontsize=8)
     figure.savefig(DOCS / "performance.png", dpi=110)
 

@@ -135,3 +135,22 @@ def test_kept_residuals_end_with_their_run(p, layers):
     model = p.schedule(refresh_every=20)
     first, again = p.sample(model, steps=3), p.sample(model, steps=3)
     assert len(layers) == 2 * 16 and torch.equal(first, again)
+
+
+def test_a_run_holds_the_keys_and_one_layers_activations_more_than_without(p):
+    from gligen_pack.benchmark.meters import LiveBytes
+
+    def peak(run, *args):
+        with LiveBytes() as live:
+            run(*args)
+        return live.peak
+
+    layers = p.gligen.model.gligen
+    block, width = next(iter(layers.widths.items()))  # the first sees the most places
+    layer = layers.layer(block)
+    with torch.inference_mode():
+        v, tokens = torch.zeros(2, 256, width), torch.zeros(2, 30, 768)
+        activations = peak(layer, v, layer.keys(tokens), 8, layer.gates())
+    keys = sum(2 * 2 * 30 * width * 4 for width in layers.widths.values())
+    more = peak(p.sample, p.schedule()) - peak(p.sample, p.model, small.conditioning(1))
+    assert 0 < more < 1.1 * (keys + tokens.nbytes + activations)
