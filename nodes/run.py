@@ -230,7 +230,7 @@ class Run:
 
 def attention_on(device: torch.device):
     """The host's choice of attention. Its last resort, which it takes for a CPU, gives way to PyTorch's,
-    which is exact too and twice as fast there."""
+    which is exact too and faster there."""
     chosen = host_attention.optimized_attention
     resort = device.type == "cpu" and chosen is host_attention.attention_sub_quad
     return host_attention.attention_pytorch if resort else chosen

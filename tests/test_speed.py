@@ -154,3 +154,24 @@ def test_a_run_holds_the_keys_and_one_layers_activations_more_than_without(p):
     keys = sum(2 * 2 * 30 * width * 4 for width in layers.widths.values())
     more = peak(p.sample, p.schedule()) - peak(p.sample, p.model, small.conditioning(1))
     assert 0 < more < 1.1 * (keys + tokens.nbytes + activations)
+
+
+@pytest.mark.parametrize("chosen", ["attention_split", "attention_sub_quad"])
+def test_the_hosts_choice_of_attention_is_used_but_its_last_resort(p, monkeypatch, chosen):
+    import comfy.ldm.modules.attention as host
+
+    def spy(name, function):
+        def attention(q, k, *args, **kwargs):
+            seen.append((name, k.shape[1] - q.shape[1]))
+            return function(q, k, *args, **kwargs)
+
+        return attention
+
+    seen = []
+    for name in ("attention_split", "attention_sub_quad", "attention_pytorch"):
+        monkeypatch.setattr(host, name, spy(name, getattr(host, name)))
+    monkeypatch.setattr(host, "optimized_attention", getattr(host, chosen))
+    p.sample(p.schedule(), steps=1)
+    expected = {"attention_split": chosen, "attention_sub_quad": "attention_pytorch"}[chosen]
+    gated = [name for name, more in seen if more == 30]  # keys of grounding tokens
+    assert gated == [expected] * 16
