@@ -3,6 +3,7 @@
 Names as the repository is a package inside ComfyUI (see __main__.py).
 """
 
+import random
 import statistics
 import time
 
@@ -35,11 +36,10 @@ def contestants_of(setting: Setting, kinds: bool) -> list:
 
 
 def race(found: list, rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round. The order turns round by round."""
+    """Seconds of each contestant in each round, in another order each time."""
     seconds = {c.name: [] for c in found}
     for number in range(rounds):
-        turn = number % len(found)
-        for contestant in found[turn:] + found[:turn]:
+        for contestant in random.Random(number).sample(found, len(found)):
             with meters.stopwatch(device) as elapsed:
                 contestant()
             seconds[contestant.name].append(elapsed())
