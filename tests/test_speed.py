@@ -60,7 +60,7 @@ def reads(p, run):
     counts = []
     for model, positive in ((p.model, small.conditioning(1)), run):
         with Reads() as counter:
-            p.sample(model, positive, steps=10)
+            p.sample(model, positive, steps=5)
         counts.append(counter.count)
     return counts[1] - counts[0]
 
@@ -72,7 +72,7 @@ def reads(p, run):
         (0.0, 0.0, 0),
         # The first call, when nothing is under way yet, and the two around the change.
         (0.6, 0.0, 3),
-        (0.6, 0.2, 4),
+        (0.6, 0.4, 4),
     ],
 )
 def test_the_device_is_waited_for_only_where_beta_changes(p, tau, decay, expected):
