@@ -5,6 +5,7 @@ import pytest
 import reference
 import small
 import torch
+from gligen_pack.benchmark import unets
 
 SD20 = {
     **small.SD15,
@@ -13,17 +14,11 @@ SD20 = {
     "use_linear_in_transformer": True,
 }
 SDXL = {
-    **small.SD15,
+    **unets.SDXL,
     "model_channels": 64,
-    "channel_mult": [1, 2, 4],
-    "num_res_blocks": [2, 2, 2],
     "transformer_depth": [0, 0, 2, 2, 3, 3],
     "transformer_depth_middle": 3,
     "transformer_depth_output": [0, 0, 0, 2, 2, 2, 3, 3, 3],
-    "context_dim": 2048,
-    "use_linear_in_transformer": True,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
 }
 KINDS = {"SD15": small.SD15, "SD20": SD20, "SDXL": SDXL}
 
