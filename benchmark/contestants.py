@@ -1,7 +1,9 @@
 """Who runs: the host alone, the host's own GLIGEN, diffusers' GLIGEN, and this pack. Each samples the
 same number of steps with classifier-free guidance, from the same noise, on weights of one shape."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import comfy.gligen
 import comfy.model_management
@@ -47,6 +49,13 @@ class Host:
         self.width = shapes.SHAPES[setting.shape][1]["context_dim"]
         self.positive, self.negative = self.prompt(1), self.prompt(2)
 
+    @cached_property
+    def compiled(self):
+        """The model as the host's TorchCompileModel node gives it."""
+        from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+        return TorchCompileModel.execute(self.model, "inductor").result[0]
+
     def prompt(self, seed: int):
         generator = torch.Generator().manual_seed(seed)
         extra = {}
@@ -88,62 +97,65 @@ def entities(kind: str) -> list:
     return [entity.SpatialMap(torch.rand(3, 512, 512, generator=generator) * 2 - 1)]
 
 
-class Plain:
-    name = "plain"
+@dataclass(frozen=True)
+class Contestant:
+    """run: samples once. unet: the one whose calls count. compiled: by torch.compile, which does its work
+    at the first run."""
 
-    def __init__(self, host: Host):
-        self.host, self.unet = host, host.unet
+    name: str
+    unet: torch.nn.Module
+    run: Callable[[], object]
+    compiled: bool = False
 
-    def __call__(self):
-        return self.host.sample(self.host.model, self.host.positive)
+
+def on_host(name: str, host: Host, model, positive, compiled: bool = False) -> Contestant:
+    return Contestant(name, host.unet, lambda: host.sample(model, positive), compiled)
 
 
-class Pack:
+def plain(host: Host, compiled: bool = False) -> Contestant:
+    model = host.compiled if compiled else host.model
+    return on_host("plain, compiled" if compiled else "plain", host, model, host.positive, compiled)
+
+
+def this_pack(
+    host: Host, kind: str, tau: float = 1.0, gligen=None, refresh_every=1, compiled=False
+) -> Contestant:
     """This pack, with a kind of grounding and τ."""
-
-    def __init__(self, host: Host, kind: str, tau: float = 1.0, gligen=None, refresh_every=1):
-        kept = f", refresh_every {refresh_every}" if refresh_every > 1 else ""
-        self.name = f"this pack, {kind}, τ = {tau:g}{kept}"
-        self.host, self.unet = host, host.unet
-        gligen = gligen or host.gligen(kind)
-        self.positive = ground(host.positive, gligen, [[e] for e in entities(kind)])
-        self.model = patch.schedule(host.model, BetaSchedule(tau), "null", seat.own, refresh_every)
-
-    def __call__(self):
-        return self.host.sample(self.model, self.positive)
+    name = f"this pack, {kind}, τ = {tau:g}"
+    name += f", refresh_every {refresh_every}" if refresh_every > 1 else ""
+    name += ", compiled" if compiled else ""
+    positive = ground(host.positive, gligen or host.gligen(kind), [[e] for e in entities(kind)])
+    model = host.compiled if compiled else host.model
+    model = patch.schedule(model, BetaSchedule(tau), "null", seat.own, refresh_every)
+    return on_host(name, host, model, positive, compiled)
 
 
-class Core:
+def core(host: Host, tensors: dict) -> Contestant:
     """The host's own GLIGEN: no schedule, text boxes only."""
-
-    name = "host core, text box"
-
-    def __init__(self, host: Host, tensors: dict):
-        self.host, self.unet = host, host.unet
-        core = comfy.gligen.load_gligen(tensors)
-        device = comfy.model_management.get_torch_device()
-        core = comfy.model_patcher.CoreModelPatcher(core, device, torch.device("cpu"))
-        side = host.setting.size // 8
-        entries = [
-            (e.text[None], round((e.box.y1 - e.box.y0) * side), round((e.box.x1 - e.box.x0) * side),
-             round(e.box.y0 * side), round(e.box.x0 * side))
-            for e in entities("text box")
-        ]  # fmt: skip
-        self.positive = [
-            [c, {**x, "gligen": ("position", core, entries)}] for c, x in host.positive
-        ]
-
-    def __call__(self):
-        return self.host.sample(self.host.model, self.positive)
+    gligen = comfy.gligen.load_gligen(tensors)
+    device = comfy.model_management.get_torch_device()
+    gligen = comfy.model_patcher.CoreModelPatcher(gligen, device, torch.device("cpu"))
+    side = host.setting.size // 8
+    entries = [
+        (e.text[None], round((e.box.y1 - e.box.y0) * side), round((e.box.x1 - e.box.x0) * side),
+         round(e.box.y0 * side), round(e.box.x0 * side))
+        for e in entities("text box")
+    ]  # fmt: skip
+    positive = [[c, {**x, "gligen": ("position", gligen, entries)}] for c, x in host.positive]
+    return on_host("host core, text box", host, host.model, positive)
 
 
-class Diffusers:
+def diffusers(host: Host, unet, grounded: bool) -> Contestant:
+    name = "diffusers, text box, τ = 1" if grounded else "diffusers, plain"
+    return Contestant(name, unet, DiffusersLoop(host, unet, grounded))
+
+
+class DiffusersLoop:
     """diffusers' UNet, plain or with text boxes, in a loop like that of its GLIGEN pipeline."""
 
     def __init__(self, host: Host, unet, grounded: bool):
         from diffusers import EulerDiscreteScheduler
 
-        self.name = "diffusers, text box, τ = 1" if grounded else "diffusers, plain"
         self.host, self.unet, self.grounded = host, unet, grounded
         setting = host.setting
         self.device = comfy.model_management.get_torch_device()

@@ -21,42 +21,57 @@ def machine(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-def title(setting, device: torch.device, rounds: int) -> str:
-    """Of a setting on a machine, under which its results are kept."""
+def title(setting, device: torch.device, extent: str) -> str:
+    """Of a setting on a machine, under which its results are kept. extent: what was run of it."""
     dtype = str(setting.dtype).removeprefix("torch.")
     return (
-        f"{setting.shape}, {setting.size}×{setting.size}, batch {setting.batch}, {dtype}, "
-        f"{setting.steps} steps, {rounds} rounds; {machine(device)}"
+        f"{setting.shape}, {setting.size}×{setting.size}, batch {setting.batch}, {dtype}, {extent}; "
+        f"{machine(device)}"
     )
 
 
-def table(results: dict[str, dict]) -> str:
-    lines = [
-        "| | seconds | ratio to plain (lowest, highest) | FLOPs to plain | extra memory | calls a step |",
-        "|---|---|---|---|---|---|",
+def race_row(r: dict) -> list[str]:
+    return [
+        f"{r['seconds']:.1f}",
+        f"{r['ratio']:.3f} ({r['lowest']:.3f}, {r['highest']:.3f})",
+        f"{r['flops']:.3f}",
+        f"{r['extra_memory_mb']:.0f} MB",
+        f"{r['calls_a_step']:g}",
     ]
-    for name, r in results.items():
-        ratio = f"{r['ratio']:.3f} ({r['lowest']:.3f}, {r['highest']:.3f})"
-        lines.append(
-            f"| {name} | {r['seconds']:.1f} | {ratio} | {r['flops']:.3f} | "
-            f"{r['extra_memory_mb']:.0f} MB | {r['calls_a_step']:g} |"
-        )
-    return "\n".join(lines)
 
 
-def refresh_table(results: dict[str, dict]) -> str:
-    lines = [
-        "| refresh_every | FLOPs to plain | things in place | difference from the exact picture |",
-        "|---|---|---|---|",
-    ]
-    for every, r in results.items():
-        lines.append(
-            f"| {every} | {r['flops']:.3f} | {r['in place']:.1%} | {r['difference']:.1%} |"
-        )
-    return "\n".join(lines)
+def trace_row(r: dict) -> list[str]:
+    """Kernels, and what follows them, are of a GPU only."""
+    if "kernels" not in r:
+        return [f"{r['waits']}", "", "", ""]
+    return [f"{r['waits']}", f"{r['kernels']}", f"{r['busy']:.1%}", f"{r['gap_us']:.0f} µs"]
 
 
-TABLES = {"races": table, "refresh": refresh_table}
+def refresh_row(r: dict) -> list[str]:
+    return [f"{r['flops']:.3f}", f"{r['in place']:.1%}", f"{r['difference']:.1%}"]
+
+
+COLUMNS = {
+    "races": (
+        race_row,
+        ["", "seconds", "ratio to plain (lowest, highest)", "FLOPs to plain", "extra memory",
+         "calls a step"],
+    ),
+    "traces": (
+        trace_row,
+        ["", "waits for the device", "kernels", "device busy", "longest gap"],
+    ),
+    "refresh": (
+        refresh_row,
+        ["refresh_every", "FLOPs to plain", "things in place", "difference from the exact picture"],
+    ),
+}  # fmt: skip
+
+
+def table(part: str, results: dict[str, dict]) -> str:
+    row, columns = COLUMNS[part]
+    lines = [columns, ["---"] * len(columns), *([name, *row(r)] for name, r in results.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def keep(part: str, heading: str, results: dict[str, dict]) -> None:
@@ -76,7 +91,7 @@ def keep(part: str, heading: str, results: dict[str, dict]) -> None:
 def filled(page: str, part: str, its: dict[str, dict]) -> str:
     """The page with the tables of a part between its marks."""
     start, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->"
-    tables = "\n\n".join(f"**{heading}**\n\n{TABLES[part](r)}" for heading, r in its.items())
+    tables = "\n\n".join(f"**{heading}**\n\n{table(part, r)}" for heading, r in its.items())
     before, after = page.split(start)[0], page.split(end)[1]
     return f"{before}{start}\n{tables}\n\n{end}{after}"
 

@@ -11,8 +11,9 @@ OWN_LEVELS = ("dpm_fast_function", "dpm_adaptive_function")
 
 class Betas:
     """Of one run. The noise level of a call lies on the device, and to read it makes the device wait until
-    all before is done. So it is read only where β may change: not as long as the steps that the sampler
-    has reported are well before the first change, and not once β has come to what it stays at.
+    all before is done. So, with a sampler that goes step by step, it is read only where β may change: not
+    as long as the steps that the sampler has reported are well before the first change, and not once β
+    has come to what it stays at.
 
     sampler: the host's. sigmas: the run's T + 1 noise levels.
     """
@@ -24,17 +25,29 @@ class Betas:
         self.first_change, self.last_change = (changes[0], changes[-1]) if changes else (0, 0)
         self.step = 0
         self.reported: int | None = None
-        function = getattr(sampler, "sampler_function", None)
-        self.own_levels = getattr(function, "__name__", "") in OWN_LEVELS
+        self.by_step = goes_step_by_step(sampler)
 
     def report(self, step: int) -> None:
         """The sampler has made the first call of this step."""
-        if not self.own_levels:
-            self.reported = step
+        self.reported = step
 
     def of_call(self, timestep: Tensor) -> float:
         """timestep: the noise level of the call, one value for each picture."""
-        early = self.reported is not None and self.reported + AHEAD < self.first_change
-        if not early and self.step < self.last_change:
+        if not self._is_known():
             self.step = step_of(timestep.flatten()[0].item(), self.sigmas)
         return self.of_step[self.step]
+
+    def _is_known(self) -> bool:
+        """Whether β of the next call can be told without its noise level."""
+        if self.last_change == 0:
+            return True
+        early = self.reported is not None and self.reported + AHEAD < self.first_change
+        return self.by_step and (early or self.step >= self.last_change)
+
+
+def goes_step_by_step(sampler) -> bool:
+    """Whether it is one of the host's that calls the model from the run's first noise level to its last.
+    Others may choose levels of their own, or go back."""
+    function = getattr(sampler, "sampler_function", None)
+    package = getattr(function, "__module__", "").partition(".")[0]
+    return package in ("comfy", "comfy_extras") and function.__name__ not in OWN_LEVELS

@@ -79,28 +79,33 @@ def test_the_device_is_waited_for_only_where_beta_changes(p, tau, decay, expecte
     assert reads(p, (p.schedule(tau, decay=decay), p.positive)) == expected
 
 
-def test_a_sampler_that_reports_no_steps_gets_beta_by_its_noise_levels(p, layers):
+def euler(model, x, sigmas, extra_args, callback, disable):
+    """As a pack of samplers brings it, telling nobody where it is."""
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        denoised = model(x, sigma[None], **extra_args)
+        x = x + (x - denoised) / sigma * (following - sigma)
+    return x
+
+
+def restart(model, x, sigmas, extra_args, callback, disable):
+    """Goes back to the beginning."""
+    once = euler(model, x, sigmas[:-1], extra_args, callback, disable)
+    return euler(model, once + x, sigmas, extra_args, callback, disable)
+
+
+@pytest.mark.parametrize("function, runs", [(euler, 1), (restart, 2)])
+def test_a_sampler_of_another_pack_gets_beta_by_its_noise_levels(p, layers, function, runs):
     import comfy.samplers
-
-    class Silent(comfy.samplers.Sampler):
-        """Euler, telling nobody where it is."""
-
-        def sample(self, model, sigmas, extra_args, callback, noise, *args, **kwargs):
-            x = noise * sigmas[0]
-            for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-                denoised = model(x, sigma[None], **extra_args)
-                x = x + (x - denoised) / sigma * (following - sigma)
-            return x
 
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     model = p.schedule(0.3)
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 10)
     with torch.inference_mode():
         comfy.samplers.sample(
-            model, noise, p.positive, p.negative, 7.5, "cpu", Silent(), sigmas,
-            latent_image=torch.zeros_like(noise), disable_pbar=True,
+            model, noise, p.positive, p.negative, 7.5, "cpu", comfy.samplers.KSAMPLER(function),
+            sigmas, latent_image=torch.zeros_like(noise), disable_pbar=True,
         )  # fmt: skip
-    assert len(layers) == 16 * 3
+    assert len(layers) == 16 * 3 * runs
 
 
 @pytest.mark.parametrize("sampler", ["dpm_fast", "dpm_adaptive"])

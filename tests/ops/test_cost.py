@@ -5,6 +5,7 @@ import torch
 from files import SD15_WIDTHS
 from gligen_pack.gligen_ops.box_tokens import SLOTS, BoxTokenizer
 from gligen_pack.gligen_ops.model import Gligen
+from gligen_pack.gligen_ops.schedule import BetaSchedule
 from torch.utils.flop_counter import FlopCounterMode
 
 PLAIN = 803e9  # FLOPs of the UNet of SD 1.5, one forward of one picture of 512 × 512
@@ -39,6 +40,12 @@ def layers(gligen, tokens=SLOTS):
     return total
 
 
+def key_flops(gligen):
+    """FLOPs of the keys of the grounding tokens, which are made once a run."""
+    tokens = torch.zeros(1, SLOTS, 768, device="meta")
+    return sum(flops(gligen.layer(block).keys, tokens) for block in gligen.widths)
+
+
 def test_a_grounded_forward_costs_what_its_arithmetic_costs(gligen):
     assert 1 + layers(gligen) / PLAIN <= FLOOR
 
@@ -50,6 +57,10 @@ def test_more_grounding_tokens_cost_keys_to_attend_to_and_no_queries(gligen):
 
 
 def test_keys_of_a_run_cost_less_than_a_hundredth_of_a_forward(gligen):
-    tokens = torch.zeros(1, SLOTS, 768, device="meta")
-    total = sum(flops(gligen.layer(block).keys, tokens) for block in gligen.widths)
-    assert total < 0.01 * PLAIN
+    assert key_flops(gligen) < 0.01 * PLAIN
+
+
+def test_a_run_of_20_steps_with_tau_0_3_costs_an_eighth_more(gligen):
+    grounded = sum(beta > 0 for beta in BetaSchedule(0.3).betas(20))
+    run = 20 * PLAIN + grounded * layers(gligen) + key_flops(gligen)
+    assert 1.12 < run / (20 * PLAIN) <= 1.126
