@@ -129,6 +129,14 @@ def weights(dtype) -> Step:
     return step
 
 
+def little_memory_for_gligen(g):
+    g.gligen = g.out("StandInLittleMemory", 1, gligen=g.gligen)
+
+
+def little_memory_for_the_model(g):
+    g.model = g.out("StandInLittleMemory", model=g.model)
+
+
 def controlnet(*seeds) -> Step:
     def step(g):
         hint = g.out("EmptyImage", width=128, height=128, batch_size=1, color=0x4080C0)
@@ -319,6 +327,8 @@ CASES = [
     Case("fp16 weights", before=weights("float16")),
     Case("bf16 weights", before=weights("bfloat16")),
     Case("fp8 weights", before=weights("float8_e4m3fn")),
+    Case("little memory: weights loaded in part", before=little_memory_for_gligen,
+         after=little_memory_for_the_model),
     Case("TorchCompileModel", before=patch("TorchCompileModel", backend="inductor"),
          program="g++",
          note="with the schedule node or the GLIGEN KSampler, which have the gated layers compiled too; "

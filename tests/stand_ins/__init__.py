@@ -63,9 +63,42 @@ class StandInWeights(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class StandInLittleMemory(io.ComfyNode):
+    """Models of which the host has room for a tenth, and gives the rest of the weights as they are
+    needed."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StandInLittleMemory",
+            category="tests",
+            inputs=[
+                io.Model.Input("model", optional=True),
+                io.Gligen.Input("gligen", optional=True),
+            ],
+            outputs=[io.Model.Output(), io.Gligen.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model=None, gligen=None) -> io.NodeOutput:
+        return io.NodeOutput(*(m and cls.squeezed(m.clone()) for m in (model, gligen)))
+
+    @staticmethod
+    def squeezed(patcher):
+        load = patcher.load
+
+        def load_a_tenth(device_to=None, *args, **kwargs):
+            load(device_to, lowvram_model_memory=patcher.model_size() // 10)
+            parts = patcher.model.modules()
+            assert any(getattr(part, "prev_comfy_cast_weights", None) is not None for part in parts)
+
+        patcher.load = load_a_tenth
+        return patcher
+
+
 class StandIns(ComfyExtension):
     async def get_node_list(self):
-        return [StandInControlNet, StandInWeights]
+        return [StandInControlNet, StandInWeights, StandInLittleMemory]
 
 
 async def comfy_entrypoint():
