@@ -15,7 +15,6 @@ A stage that was interrupted goes on where it stopped; remove demo/run to start 
 """
 
 import argparse
-import os
 from functools import partial
 
 import torch
@@ -54,7 +53,6 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=data.COUNT, metavar="N")
     arguments = parser.parse_args()
     data.COUNT = arguments.scenes
-    torch.set_num_threads(os.cpu_count())
     torch.set_flush_denormal(True)
     for stage in arguments.stages or TEXT_BOXES:
         train, _ = STAGES[stage]

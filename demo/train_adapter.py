@@ -32,8 +32,8 @@ def denoiser(unet: nn.Module) -> training.Denoise:
     return denoise
 
 
-def gligen_of(adapter: Adapter, unet: nn.Module) -> Gligen:
-    """As it begins: its gates at 0, or its gated layers those of the adapter that it starts with."""
+def gligen_of(adapter: Adapter, unet: nn.Module, steps: int) -> Gligen:
+    """As it begins: its gates at 0, or like the adapter that it starts with."""
     first_conv = adapter.first_conv(unet.input_blocks[0][0])
     gligen = Gligen(
         adapter.tokenizer, models.CONTEXT, blocks_of(unet),
@@ -44,6 +44,7 @@ def gligen_of(adapter: Adapter, unet: nn.Module) -> Gligen:
         other = build_gligen(checkpoint_of(tensors))
         other.load_state_dict(state_dict_of(other, tensors))
         gligen.fusers.load_state_dict(other.fusers.state_dict())
+        adapter.begin(other.position_net, steps)
     return gligen
 
 
@@ -55,7 +56,7 @@ def train(name: str, steps: int) -> None:
     adapter.prepare(text)
     usable = np.array([i for i, scene in enumerate(adapter.scenes) if no_held_out(scene)])
     tokens = data.Tokens()
-    gligen = gligen_of(adapter, unet)
+    gligen = gligen_of(adapter, unet, steps)
     with torch.no_grad():
         null_context = text(tokens([""]))[0]
 

@@ -49,5 +49,5 @@ def goes_step_by_step(sampler) -> bool:
     """Whether it is one of the host's that calls the model from the run's first noise level to its last.
     Others may choose levels of their own, or go back."""
     function = getattr(sampler, "sampler_function", None)
-    package = getattr(function, "__module__", "").partition(".")[0]
-    return package in ("comfy", "comfy_extras") and function.__name__ not in OWN_LEVELS
+    module, name = (str(getattr(function, key, "")) for key in ("__module__", "__name__"))
+    return module.partition(".")[0] in ("comfy", "comfy_extras") and name not in OWN_LEVELS
