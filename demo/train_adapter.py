@@ -33,7 +33,7 @@ def denoiser(unet: nn.Module) -> training.Denoise:
 
 
 def gligen_of(adapter: Adapter, unet: nn.Module, steps: int) -> Gligen:
-    """As it begins: its gates at 0, or like the adapter that it starts with."""
+    """As it begins: its gates at 0, or its gated layers those of the adapter that it starts with."""
     first_conv = adapter.first_conv(unet.input_blocks[0][0])
     gligen = Gligen(
         adapter.tokenizer, models.CONTEXT, blocks_of(unet),

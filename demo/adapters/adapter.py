@@ -27,7 +27,7 @@ class Example:
 
 class Adapter(ABC):
     """One GLIGEN over the frozen base. name: of its file and stage. kind: its name in `KINDS`. seed: and
-    steps: of its training. start: the adapter that it begins as, layers and tokenizer. scenes and latents
+    steps: of its training. start: the adapter whose gated layers it begins with. scenes and latents
     [N, 4, 16, 16] are made by `prepare`."""
 
     name: str
@@ -48,8 +48,9 @@ class Adapter(ABC):
         return None
 
     def begin(self, tokenizer: nn.Module, steps: int) -> None:
-        """Have the own tokenizer begin like that of `start`. steps: of the training that follows."""
-        self.tokenizer.load_state_dict(tokenizer.state_dict())
+        """Have the own tokenizer begin like that of `start`, where that helps. steps: of the training
+        that follows."""
+        return
 
     def prepare(self, text: nn.Module) -> None:
         """Load what examples are made of. text: the base's text encoder."""
