@@ -15,6 +15,14 @@ from .console import DevError, Step, end_process
 from .environment import HOST_VERSION, HOSTS, ROOT, SPACE_NEEDED_GB, cache_dir, set_up
 from .server import Server, port_is_free, scratch_base
 
+KEEPING_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**30),
+}
+"""glibc gives large tensors back to the system, which zeroes their pages each time they are taken again:
+on some machines that takes as long as the arithmetic. With this it keeps them, as PyTorch does on a GPU."""
+
 
 def demo(args):
     workflow = find_demo(args.name)
@@ -110,7 +118,7 @@ def measure_demo(args):
 
 
 def bench(args):
-    return run_python(set_up(dev=True), "-m", "benchmark", *args.rest)
+    return run_python(set_up(dev=True), "-m", "benchmark", *args.rest, **KEEPING_MEMORY)
 
 
 def serve(args):

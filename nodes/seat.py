@@ -6,7 +6,6 @@ import weakref
 import comfy.gligen
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
@@ -16,6 +15,7 @@ from ..gligen_ops.checkpoint import Checkpoint, build_gligen, read_gligen, state
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.kinds import KINDS
 from ..gligen_ops.model import Block, Gligen
+from .operations import Operations
 from .patch import Unscheduled
 
 TEXT_BOX = KINDS[0]
@@ -63,7 +63,7 @@ def load(path: str, name: str):
 
 def from_checkpoint(checkpoint: Checkpoint):
     """Raises GligenError where a tensor is missing, too much or of the wrong shape."""
-    gligen = build_gligen(checkpoint, comfy.ops.manual_cast)
+    gligen = build_gligen(checkpoint, Operations)
     dtype = next(iter(checkpoint.tensors.values())).dtype
     if dtype == torch.float32 and comfy.model_management.should_use_fp16():
         dtype = torch.float16
@@ -111,11 +111,10 @@ def adopt(model: "comfy.gligen.Gligen"):
         Block("transformer", i, 0): layer.linear.weight.shape[0]
         for i, layer in enumerate(model.module_list)
     }
-    ops = comfy.ops.manual_cast
     with torch.device("meta"):
         gligen = Gligen(
-            BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, ops),
-            model.key_dim, widths, ops, kind=TEXT_BOX,
+            BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, Operations),
+            model.key_dim, widths, Operations, kind=TEXT_BOX,
         )  # fmt: skip
     state = {f"position_net.{k}": v for k, v in tokenizer.state_dict().items()}
     for name, layer in zip(gligen.fusers, model.module_list, strict=True):
