@@ -346,7 +346,7 @@ def test_server_offers_the_templates(server):
 LOAD = """async ([workflow, newNodes]) => {
     await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', newNodes)
     await app.loadGraphData(workflow)
-    await new Promise((done) => setTimeout(done, 500))
+    await new Promise((done) => setTimeout(done, 1500))
     const graph = app.graph.serialize()
     return JSON.stringify({
         graph,
@@ -388,8 +388,6 @@ def test_browser_loads_and_saves_them_unchanged(server, host_path, models, brows
                 placed = not new_nodes or not spreads(host_path)
                 assert contents(loaded["graph"], placed) == contents(workflow, placed)
                 check_widgets(workflow, loaded["widgets"], known)
-        browser_page.wait_for_timeout(1500)  # dialogs may be late
-        assert browser_page.locator("[role=dialog]").count() == 0
     finally:
         setting = "app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)"
         browser_page.evaluate(f"() => {setting}")
