@@ -22,6 +22,8 @@ KEEPING_MEMORY = {
 }
 """glibc gives large tensors back to the system, which zeroes their pages each time they are taken again:
 on some machines that takes as long as the arithmetic. With this it keeps them, as PyTorch does on a GPU."""
+TESTERS = 2
+"""How many processes share the tests, a file each, and each with a server of its own."""
 
 
 def demo(args):
@@ -69,12 +71,14 @@ def test(args):
             "one (Debian, Ubuntu: apt install chromium) or set GLIGEN_CHROMIUM to its program."
         )
     env = {"GLIGEN_CHROMIUM": chromium} if chromium else {}
+    env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // TESTERS))
+    shared_out = ("-n", TESTERS, "--dist", "loadfile")
     statuses = {}
     for version in versions:
         runtime = set_up(dev=True, host_version=version)
         if len(versions) > 1:
             print(f"\nComfyUI {version}")
-        statuses[version] = run_python(runtime, "-m", "pytest", *rest, **env)
+        statuses[version] = run_python(runtime, "-m", "pytest", *shared_out, *rest, **env)
     if len(versions) > 1:
         print()
         for version, status in statuses.items():

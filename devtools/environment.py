@@ -129,7 +129,8 @@ def own_runtime(path, dev):
         )
     check_own_package("torch", host / "requirements.txt")
     if dev:
-        check_own_package("pytest", DEV_REQUIREMENTS)
+        for name in ("pytest", "xdist"):
+            check_own_package(name, DEV_REQUIREMENTS)
     return Runtime(Path(sys.executable), host)
 
 

@@ -40,10 +40,26 @@ def register_pack():
 
 register_pack()
 
+testers = []
+"""The processes that share the tests, if they are shared (pytest -n)."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    asked = node.gateway.remote_exec("import os; channel.send(os.getpid())")
+    testers.append(asked.receive())
+    asked.waitclose()
+
 
 def pytest_configure():
     """Let SIGTERM end the session by way of its fixtures, which stop what they started."""
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("stopped by SIGTERM", 143))
+
+    def stop(*_):
+        for pid in testers:
+            os.kill(pid, signal.SIGTERM)
+        pytest.exit("stopped by SIGTERM", 143)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -304,12 +305,13 @@ def test_own_comfyui_runs_with_this_python(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "missing, file", [("torch", "requirements"), ("pytest", "requirements-dev")]
+    "missing, file",
+    [("torch", "requirements"), ("pytest", "requirements-dev"), ("xdist", "requirements-dev")],
 )
 def test_missing_package_of_own_python_is_told(monkeypatch, tmp_path, missing, file):
     (tmp_path / "main.py").touch()
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    found = {"torch", "pytest"} - {missing}
+    found = {"torch", "pytest", "xdist"} - {missing}
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: name in found or None)
     with pytest.raises(DevError, match=rf"{missing} is missing[\s\S]*pip install -r .*{file}.txt"):
         environment.set_up(dev=True)
@@ -458,6 +460,51 @@ def test_killed_program_is_told():
     with pytest.raises(DevError, match="ended by signal 9"):
         commands.run_python(runtime, "-c", "import os; os.kill(os.getpid(), 9)")
     assert commands.run_python(runtime, "-c", "raise SystemExit(5)") == 5
+
+
+LONG_TEST = """
+from pathlib import Path
+from time import sleep
+
+import pytest
+
+
+@pytest.fixture
+def server():
+    Path("started").touch()
+    yield
+    Path("stopped").touch()
+
+
+def test_long(server):
+    while True:
+        try:
+            sleep(60)
+        except KeyboardInterrupt:  # what pytest-xdist sends after a while, for want of better
+            pass
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_shared_tests_told_to_stop_stop_what_they_started(tmp_path):
+    (tmp_path / "test_long.py").write_text(LONG_TEST)
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "conftest"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(tmp_path / "started")
+        process.terminate()
+        wait_for(tmp_path / "stopped", limit=20)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(file, limit=60):
+    deadline = time.monotonic() + limit
+    while not file.exists():
+        assert time.monotonic() < deadline, f"no {file.name}"
+        time.sleep(0.05)
 
 
 def test_pictures_are_numbered(tmp_path):
