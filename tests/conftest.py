@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,8 @@ def pytest_configure():
 
     def stop(*_):
         for pid in testers:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         pytest.exit("stopped by SIGTERM", 143)
 
     signal.signal(signal.SIGTERM, stop)
