@@ -93,7 +93,7 @@ def means(measures, name, tau, count):
     ("name", "figure", "without", "grounded"),
     [
         ("boxes", "in place", 0.25, 0.85),
-        ("images", "in place", 0.2, 0.45),
+        ("images", "in place", 0.2, 0.55),
         ("style", "coloured pixels in the style's colour", 0.5, 0.8),
         ("keypoints", "joints within 5%", 0.2, 0.55),
         ("canny", "edge agreement", 0.25, 0.4),
