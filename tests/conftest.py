@@ -56,6 +56,7 @@ def pytest_configure():
     """Let SIGTERM end the session by way of its fixtures, which stop what they started."""
 
     def stop(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the fixtures short
         for pid in testers:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)

@@ -473,6 +473,8 @@ import pytest
 def server():
     Path("started").touch()
     yield
+    Path("stopping").touch()
+    sleep(0.5)
     Path("stopped").touch()
 
 
@@ -494,6 +496,8 @@ def test_shared_tests_told_to_stop_stop_what_they_started(tmp_path):
     try:
         wait_for(tmp_path / "started")
         process.terminate()
+        wait_for(tmp_path / "stopping")
+        process.terminate()  # whoever tells a group of processes tells this one twice, dev.py being in it
         wait_for(tmp_path / "stopped", limit=20)
     finally:
         process.kill()
