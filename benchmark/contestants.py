@@ -11,16 +11,17 @@ import comfy.model_patcher
 import comfy.sample
 import torch
 
-from ..gligen_ops import entity
-from ..gligen_ops.checkpoint import checkpoint_of, tensors_of
+from ..gligen_ops.entities import Box, BoxEntity, Pose, SpatialMap
+from ..gligen_ops.files.checkpoint import checkpoint_of, tensors_of
 from ..gligen_ops.kinds import KINDS
 from ..gligen_ops.model import Gligen, blocks_of
 from ..gligen_ops.schedule import BetaSchedule
-from ..nodes import patch, seat
-from ..nodes.grounding import ground
+from ..nodes.seam import gligens, patch
+from ..nodes.seam.conditioning import ground
+from ..nodes.seam.run import Settings
 from . import shapes
 
-BOXES = (entity.Box(0.05, 0.1, 0.45, 0.6), entity.Box(0.5, 0.3, 0.95, 0.9))
+BOXES = (Box(0.05, 0.1, 0.45, 0.6), Box(0.5, 0.3, 0.95, 0.9))
 FEATURE = 768
 CFG = 7.5
 
@@ -79,7 +80,7 @@ class Host:
         first_conv = kind.build_first_conv({}, self.unet.input_blocks[0][0].out_channels)
         gligen = Gligen(kind.tokenizer(*widths), FEATURE, self.blocks, first_conv=first_conv)
         shapes.randomise(gligen).to(self.setting.dtype)
-        return seat.from_checkpoint(checkpoint_of(tensors_of(gligen), kind_name, [kind_name]))
+        return gligens.from_checkpoint(checkpoint_of(tensors_of(gligen), kind_name, [kind_name]))
 
 
 def entities(kind: str) -> list:
@@ -89,12 +90,12 @@ def entities(kind: str) -> list:
         return torch.randn(FEATURE, generator=generator)
 
     if kind == "text box":
-        return [entity.Entity(box, "thing", feature()) for box in BOXES]
+        return [BoxEntity(box, "thing", feature()) for box in BOXES]
     if kind == "text and image box":
-        return [entity.Entity(box, "thing", feature(), feature()) for box in BOXES]
+        return [BoxEntity(box, "thing", feature(), feature()) for box in BOXES]
     if kind == "keypoints":
-        return [entity.Pose(torch.rand(17, 2, generator=generator)) for _ in BOXES]
-    return [entity.SpatialMap(torch.rand(3, 512, 512, generator=generator) * 2 - 1)]
+        return [Pose(torch.rand(17, 2, generator=generator)) for _ in BOXES]
+    return [SpatialMap(torch.rand(3, 512, 512, generator=generator) * 2 - 1)]
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ def this_pack(
     name = f"this pack, {kind}, τ = {tau:g}"
     name += f", refresh_every {refresh_every}" if refresh_every > 1 else ""
     name += ", compiled" if compiled else ""
-    positive = ground(host.positive, gligen or host.gligen(kind), [[e] for e in entities(kind)])
+    positive = ground(host.positive, gligen or host.gligen(kind), [(e,) for e in entities(kind)])
     model = host.compiled if compiled else host.model
-    model = patch.schedule(model, BetaSchedule(tau), "null", seat.own, refresh_every)
+    model = patch.with_settings(model, Settings(BetaSchedule(tau), "null", refresh_every))
     return on_host(name, host, model, positive, compiled)
 
 

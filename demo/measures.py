@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ..gligen_ops.entity import Box, PhraseBox, Pose
-from ..nodes import drawing
+from ..gligen_ops.entities import Box, PhraseBox, Pose
 from ..nodes.demo_model import GligenDemoModel
-from ..nodes.grounding import ground_boxes
+from ..nodes.encoders.phrases import ground_boxes
+from ..nodes.encoders.pictures import CLIPS_OWN
 from ..nodes.image_box import GligenImageBox
-from ..nodes.image_features import CLIPS_OWN
 from ..nodes.inpaint import GligenInpaint
 from ..nodes.keypoints import GligenKeypoints
 from ..nodes.ksampler import GligenKSampler
+from ..nodes.pictures import drawing
 from ..nodes.spatial_map import GligenSpatialMap
 from . import eye, joints, world
 
@@ -193,7 +193,9 @@ class Keypoints(Measure):
 
     def given(self, scene):
         poses = [Pose(torch.tensor(t.joints)) for t in scene.things]
-        return drawing.draw_poses(shown(world.render(replace(scene, things=()))), poses)
+        return drawing.draw_lines(
+            shown(world.render(replace(scene, things=()))), [pose.sketch() for pose in poses]
+        )
 
     def over(self, scene, picture):
         image = shown(picture)

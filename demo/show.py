@@ -14,8 +14,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo import eye, joints, world  # noqa: E402
-from gligen_ops.entity import Box, PhraseBox, Pose  # noqa: E402
-from nodes.drawing import draw_boxes, draw_poses  # noqa: E402
+from gligen_ops.entities import Box, PhraseBox, Pose  # noqa: E402
+from nodes.pictures.drawing import draw_boxes, draw_lines  # noqa: E402
 
 SHOWN = 512
 
@@ -124,7 +124,8 @@ def main(picture: str, workflow: str, annotated: str) -> None:
     print("\n".join(figures(np.asarray(small, dtype=np.float32) / 255, wanted)))
     if image.width < SHOWN:
         image = image.resize((SHOWN, SHOWN * image.height // image.width), Image.Resampling.LANCZOS)
-    draw_boxes(draw_poses(image, wanted.poses()), wanted.boxes()).save(annotated)
+    sketches = [pose.sketch() for pose in wanted.poses()]
+    draw_boxes(draw_lines(image, sketches), wanted.boxes()).save(annotated)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from gligen_ops import training
-from gligen_ops.checkpoint import build_gligen, checkpoint_of, state_dict_of, tensors_of
+from gligen_ops.files.checkpoint import build_gligen, checkpoint_of, state_dict_of, tensors_of
+from gligen_ops.learning import training
 from gligen_ops.model import Block, Gligen, blocks_of
 
 from . import data, models, train_base

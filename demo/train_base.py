@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gligen_ops.fit import fit
-from gligen_ops.training import DROP, Diffusion
+from gligen_ops.learning.fit import fit
+from gligen_ops.learning.training import DROP, Diffusion
 
 from . import data, models, train_vae, world
 from .stages import RUN, load_weights, save_weights

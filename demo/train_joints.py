@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gligen_ops.fit import fit
+from gligen_ops.learning.fit import fit
 
 from . import data, world
 from .joints import SIDE, JointFinder, square

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gligen_ops.fit import fit
+from gligen_ops.learning.fit import fit
 
 from . import models, world
 from .stages import RUN, load_weights, save_weights

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gligen_ops.fit import fit
-from gligen_ops.image_features import image_feature
-from gligen_ops.training import freeze
+from gligen_ops.learning.fit import fit
+from gligen_ops.learning.training import freeze
+from gligen_ops.tokenizers.image_prompt import image_feature
 
 from . import data, models, train_base, world
 from .stages import RUN, load_weights, save_weights

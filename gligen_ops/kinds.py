@@ -1,36 +1,37 @@
-"""The kinds of GLIGEN: what each is grounded by, and how a file's tensors tell which it is.
+"""The kinds of GLIGEN: what each is grounded by, and how a file's tensors tell which it is. A tokenizer
+declares its kinds; see tokenizers/tokenizer.py.
 
 Original: the ten checkpoints in the README of gligen/GLIGEN; their configurations in configs/.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import nn
 
-from .box_tokens import BoxTokenizer
-from .first_conv import LATENT, Downsampler, Edges, FirstConv, KnownRegion
-from .keypoint_tokens import KeypointTokenizer
-from .map_tokens import CLASSES, MapTokenizer, SemanticMapTokenizer
-from .names import DOWNSAMPLER, FIRST_CONV, TOKENIZER
+from .layers.first_conv import LATENT, Downsampler, FirstConv
 from .shapes import Shapes, agreed, vote
-from .text_image_tokens import TextImageTokenizer
 
 OFFICIAL = "gligen/gligen-"
+FIRST_CONV = "input_blocks.0.0."
+TOKENIZER = "position_net."
+DOWNSAMPLER = "downsample_net."
+KINDS: "list[Kind]" = []
+"""All that there are, as their tokenizers are imported."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """name: in words. official: the authors' checkpoint on Hugging Face. tokenizer: the class of
-    `position_net`. extra: makes what the first convolution takes beside the latent, from `operations`;
-    None where it is Stable Diffusion's own."""
+    """name: in words. official: the authors' checkpoint on Hugging Face. extra: makes what the first
+    convolution takes beside the latent, from `operations`; None where it is Stable Diffusion's own.
+    tokenizer: the class of `position_net`, which declares the kind."""
 
     name: str
     official: str
-    tokenizer: type[nn.Module]
     extra: Callable[..., nn.Module] | None = None
+    tokenizer: type[nn.Module] | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -57,38 +58,15 @@ class Kind:
         return FirstConv(agreed(votes, width), self.extra(operations=operations), operations)
 
 
-def maps(inputs: int, hidden: int = 4, mode: str = "bicubic") -> Callable[..., Downsampler]:
-    return partial(Downsampler, inputs, hidden, mode)
+def kinds_of(*tokenizers: type[nn.Module]) -> list[Kind]:
+    """The kinds that have one of these tokenizers."""
+    return [kind for kind in KINDS if issubclass(kind.tokenizer, tokenizers)]
 
 
-KINDS = (
-    Kind("text box", OFFICIAL + "generation-text-box", BoxTokenizer),
-    Kind("text and image box", OFFICIAL + "generation-text-image-box", TextImageTokenizer),
-    Kind("keypoints", OFFICIAL + "generation-keypoint", KeypointTokenizer),
-    Kind("hed map", OFFICIAL + "generation-hed", MapTokenizer, Edges),
-    Kind("canny map", OFFICIAL + "generation-canny", MapTokenizer, maps(1)),
-    Kind("depth map", OFFICIAL + "generation-depth", MapTokenizer, maps(1)),
-    Kind("normal map", OFFICIAL + "generation-normal", MapTokenizer, maps(3)),
-    Kind(
-        "semantic map",
-        OFFICIAL + "generation-sem",
-        SemanticMapTokenizer,
-        maps(CLASSES, 16, "nearest"),
-    ),
-    Kind("text box inpainting", OFFICIAL + "inpainting-text-box", BoxTokenizer, KnownRegion),
-    Kind(
-        "text and image box inpainting",
-        OFFICIAL + "inpainting-text-image-box",
-        TextImageTokenizer,
-        KnownRegion,
-    ),
-)
-
-
-def kind_of(shapes: Shapes, told: Sequence[str] = ()) -> Kind:
+def kind_of(shapes: Shapes, hints: Sequence[str] = ()) -> Kind:
     """The kind of GLIGEN whose tensors are most like these, by the authors' names.
 
-    told: what else is known, the surest first. It decides between kinds of the same tensors, canny and
+    hints: what else is known, the surest first. They decide between kinds of the same tensors, canny and
     depth: the first text with the name of one does, and where there is none it is canny.
     """
     found = {name.split(".")[1] for name in shapes if name.startswith(TOKENIZER)}
@@ -99,22 +77,22 @@ def kind_of(shapes: Shapes, told: Sequence[str] = ()) -> Kind:
     found |= {f"a map of {n}" for n in vote(shapes, f"{DOWNSAMPLER}layers.0.weight", 4, 1)}
 
     def distance(kind: Kind) -> tuple[int, bool]:
-        return len(found ^ parts_of(kind)), (kind.extra is not None) != has_conv
+        return len(found ^ features_of(kind)), (kind.extra is not None) != has_conv
 
     nearest = min(map(distance, KINDS))
     alike = [kind for kind in KINDS if distance(kind) == nearest]
-    by_word = (kind for text in told for kind in alike if kind.word in text.lower())
+    by_word = (kind for text in hints for kind in alike if kind.word in text.lower())
     return next(by_word, alike[0])
 
 
 @cache
-def parts_of(kind: Kind) -> frozenset[str]:
+def features_of(kind: Kind) -> frozenset[str]:
     """What `kind_of` finds in a complete file of this kind."""
     if kind.extra is None:
-        return kind.tokenizer.parts
+        return kind.tokenizer.tensor_names
     with torch.device("meta"):
         extra = kind.extra(operations=nn)
-    parts = {FIRST_CONV, f"{LATENT + extra.channels} channels"}
+    names = {FIRST_CONV, f"{LATENT + extra.channels} channels"}
     if isinstance(extra, Downsampler):
-        parts.add(f"a map of {extra.layers[0].in_channels}")
-    return kind.tokenizer.parts | parts
+        names.add(f"a map of {extra.layers[0].in_channels}")
+    return kind.tokenizer.tensor_names | names

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
-from .first_conv import FirstConv
-from .gated import GatedLayer, GatedSelfAttention
-from .gated_cross import GatedCrossAttention
-from .gated_grid import GatedGridAttention
+from .layers.first_conv import FirstConv
+from .layers.gated_cross import GatedCrossAttention
+from .layers.gated_grid import GatedGridAttention
+from .layers.gated_self_attention import GatedLayer, GatedSelfAttention
 
 if TYPE_CHECKING:
     from .kinds import Kind

@@ -37,6 +37,8 @@ class BetaSchedule:
             last = max(steps - 1, 1)
             return [self.strength * self.curve(i / last) for i in range(steps)]
         on, falling = (int(share * steps + _ROUNDING) for share in (self.tau, self.decay))
+        if self.tau > 0:
+            on = max(on, 1)  # of few steps a share would be none
         ramp = [(falling - 1 - i) / falling for i in range(falling)]
         return [self.strength * b for b in ([1.0] * on + ramp + [0.0] * steps)[:steps]]
 

@@ -6,13 +6,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..gligen_ops.attention_maps import attention_weights, to_grounding_tokens
-from ..gligen_ops.entity import Entity, Pose
 from ..gligen_ops.errors import GligenError
+from ..gligen_ops.layers.attention_maps import attention_weights, to_grounding_tokens
 from ..gligen_ops.model import Block
 from ..gligen_ops.schedule import step_of
-from . import patch
-from .heat import bar_plot, heat_picture
+from .pictures.heat import bar_plot, heat_picture
+from .seam import patch
+from .seam.parts import Part
 
 GROUPS = ("all", "input", "middle", "output")
 Attention = io.Custom("GLIGEN_ATTENTION")
@@ -25,47 +25,40 @@ class Record:
     def __init__(self):
         self.begin()
 
-    def begin(self) -> None:
+    def begin(self):
         self.maps: dict[tuple[str, int, str], list[Tensor]] = defaultdict(list)
         self.gates: dict[str, dict[Block, tuple[Tensor, Tensor]]] = defaultdict(dict)
         self.names: list[str] = []
+        return self.look
 
-    def look(self, q, k, heads, mask, grid, extra, chunks, gates) -> None:
-        """Called by a gated layer for each of its attentions."""
-        g = chunks[0]
+    def look(self, q, k, heads, mask, part: Part, extra: dict, gates) -> None:
+        """Called for each attention of a gated layer."""
+        gligen = part.gligen.gligen
         kind, number = extra["block"]
-        self.gates[g.seat.name][Block(kind, number, extra["block_index"])] = gates
-        batch = len(q) // len(chunks)
-        tokens = g.seat.gligen.position_net.owners
-        sigmas = extra["sample_sigmas"].tolist()
-        step = step_of(extra["sigmas"].flatten()[0].item(), sigmas)
-        for i, chunk in enumerate(chunks):
-            names = _names(chunk)
+        self.gates[part.gligen.name][Block(kind, number, extra["block_index"])] = gates
+        height, width = extra["activations_shape"][-2:]
+        slot_of_token = torch.tensor(gligen.position_net.slot_of_token)
+        step = step_of(extra["sigmas"].flatten()[0].item(), extra["sample_sigmas"].tolist())
+        for row in range(len(part.rows)):
+            one = slice(row, row + 1)
+            names = names_of(part, row)
             if not names:
                 continue
-            rows = slice(i * batch, (i + 1) * batch)
-            weights = attention_weights(
-                q[rows], k[rows], heads, None if mask is None else mask[rows]
-            )
-            paid = to_grounding_tokens(weights, grid[0] * grid[1], len(tokens)).mean(0)
+            weights = attention_weights(q[one], k[one], heads, None if mask is None else mask[one])
+            paid = to_grounding_tokens(weights, height * width, len(slot_of_token))[0]
             for slot, name in enumerate(names):
-                own = [token for token, owner in enumerate(tokens) if owner == slot]
-                heat = paid[own].sum(0).reshape(1, 1, *grid)
+                heat = paid[slot_of_token == slot].sum(0).reshape(1, 1, height, width)
                 self.maps[kind, step, name].append(heat)
-                if name not in self.names:
-                    self.names.append(name)
+            self.names += [name for name in names if name not in self.names]
 
 
-def _names(grounding) -> list[str]:
-    names = []
-    for entry in grounding.entries:
-        entity = entry.frames[0]
-        if isinstance(entity, Entity) or isinstance(entity, tuple):
-            names.append(getattr(entity, "phrase", "") or f"box {len(names) + 1}")
-        elif isinstance(entity, Pose):
-            names.append(f"person {len(names) + 1}")
-        elif grounding.seat.gligen.position_net.slots == 1:
-            names.append(grounding.seat.gligen.kind.name)
+def names_of(part: Part, row: int) -> list[str]:
+    """Of the entities in a row."""
+    tokenizer, kind = part.gligen.gligen.position_net, part.gligen.gligen.kind
+    names: list[str] = []
+    for entity in part.entities_of(row):
+        numbered = f"{entity.noun} {len(names) + 1}" if tokenizer.slots > 1 else kind.name
+        names.append(entity.label() or numbered)
     return names
 
 
@@ -89,7 +82,7 @@ class GligenAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
         record = Record()
-        return io.NodeOutput(patch.watched(model, record.begin, record.look), record)
+        return io.NodeOutput(patch.watched(model, record.begin), record)
 
 
 class GligenAttentionMaps(io.ComfyNode):

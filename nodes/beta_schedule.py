@@ -1,8 +1,8 @@
 from comfy_api.latest import io
 
 from ..gligen_ops.schedule import BetaSchedule
-from . import patch
-from .seat import own
+from .seam import patch
+from .seam.run import NEGATIVE_GROUNDINGS, Settings
 
 
 def schedule_inputs(tau: float) -> list[io.Input]:
@@ -24,7 +24,7 @@ def schedule_inputs(tau: float) -> list[io.Input]:
             tooltip="Multiplies β. 1 is as trained, 0 is off; above 1 often breaks the picture.",
         ),
         io.Combo.Input(
-            "negative_grounding", options=list(patch.NEGATIVE_GROUNDINGS), default="null",
+            "negative_grounding", options=list(NEGATIVE_GROUNDINGS), default="null",
             tooltip="What the negative prompt gets. null: the model's learned 'no objects', as in the "
             "paper; same: the boxes of the positive, as ComfyUI's own GLIGEN does; none: no GLIGEN.",
         ),
@@ -67,7 +67,9 @@ class GligenBetaSchedule(io.ComfyNode):
         cls, model, tau, decay, strength, negative_grounding, curve=None, refresh_every=1
     ) -> io.NodeOutput:
         betas = BetaSchedule(tau, decay, strength, None if curve is None else function_of(curve))
-        return io.NodeOutput(patch.schedule(model, betas, negative_grounding, own, refresh_every))
+        return io.NodeOutput(
+            patch.with_settings(model, Settings(betas, negative_grounding, refresh_every))
+        )
 
 
 def function_of(curve):

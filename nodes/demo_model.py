@@ -17,7 +17,7 @@ from comfy_api.latest import io
 from safetensors import safe_open
 
 from ..demo import models
-from . import seat
+from .seam import gligens
 
 WEIGHTS = Path(__file__).parent.parent / "demo" / "weights"
 EMBEDDING = "text_model.embeddings.token_embedding.weight"
@@ -65,8 +65,8 @@ class GligenDemoModel(io.ComfyNode):
     @classmethod
     def execute(cls, kind="text box") -> io.NodeOutput:
         file = f"{GLIGENS[kind]}.safetensors"
-        gligen = seat.load(str(WEIGHTS / file), f"the demo model's {file}")
-        return io.NodeOutput(unet(), text_encoder(), autoencoder(), gligen, clip_vision())
+        gligen = gligens.load(str(WEIGHTS / file), f"the demo model's {file}")
+        return io.NodeOutput(unet(), text_encoder(), autoencoder(), gligen.patcher, clip_vision())
 
 
 def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -2,9 +2,9 @@ import torch
 from comfy_api.latest import io
 
 from ..demo import world
-from ..gligen_ops.entity import PhraseBox
+from ..gligen_ops.entities import PhraseBox
 from ..gligen_ops.errors import GligenError
-from .boxes import gather_frames
+from .layouts.boxes import gather_frames
 
 EXAMPLE = "a red star: 0.2, 0.2, 0.6, 0.6"
 SHAPES = (*world.SHAPES, world.FIGURE)

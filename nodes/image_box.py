@@ -1,11 +1,14 @@
 import folder_paths
 from comfy_api.latest import io
 
-from ..gligen_ops.entity import Box, Entity, PhraseBox, check_boxes
+from ..gligen_ops.entities import Box, BoxEntity, PhraseBox, check_boxes
 from ..gligen_ops.errors import GligenError
-from .grounding import ground, need, phrase_feature
-from .image_features import CLIPS_OWN, image_feature
-from .inputs import box_inputs, strength
+from ..gligen_ops.tokenizers.text_image import TextImageTokenizer
+from .encoders.phrases import phrase_feature
+from .encoders.pictures import CLIPS_OWN, image_feature
+from .layouts.inputs import box_inputs, strength
+from .seam.conditioning import ground
+from .seam.gligens import need
 
 USES = ("image", "text and image", "style")
 WHOLE = Box(0.0, 1.0, 0.0, 1.0)
@@ -69,8 +72,8 @@ class GligenImageBox(io.ComfyNode):
         cls, conditioning, gligen, clip_vision_output, clip, text, x, y, width, height, use,
         projection, strength=1.0,
     ) -> io.NodeOutput:  # fmt: skip
-        gligen = need(gligen, "text and image box", "text and image box inpainting")
-        image = image_feature(clip_vision_output, clip, projection, gligen.model)
+        gligen = need(gligen, TextImageTokenizer)
+        image = image_feature(clip_vision_output, clip, projection, gligen)
         with_text = use == "text and image"
         if with_text and not text.strip():
             raise GligenError("text: it is empty. Say what it is, or set use to 'image'.")
@@ -78,9 +81,9 @@ class GligenImageBox(io.ComfyNode):
         box = WHOLE
         if use != "style":
             box = check_boxes([PhraseBox(phrase, Box.from_size(x, y, width, height))])[0].box
-        feature = phrase_feature(clip, phrase, gligen.model) if with_text else None
-        entity = Entity(box, phrase, feature, image)
-        return io.NodeOutput(ground(conditioning, gligen, [[entity]], strength))
+        feature = phrase_feature(clip, phrase, gligen) if with_text else None
+        entity = BoxEntity(box, phrase, feature, image)
+        return io.NodeOutput(ground(conditioning, gligen, [(entity,)], strength))
 
 
 def projection_files() -> list[str]:

@@ -1,18 +1,17 @@
 """Grounded inpainting: what is known of a picture stays, and the boxes are painted."""
 
 import torch
-from comfy.utils import common_upscale
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..gligen_ops.entity import Entity, Inpainting
+from ..gligen_ops.entities import LEAST_PAINT, Inpainting, painted
 from ..gligen_ops.errors import GligenError
-from ..gligen_ops.first_conv import KnownRegion
+from ..gligen_ops.layers.first_conv import KnownRegion
 from ..gligen_ops.masks import boxes_mask
-from .entries import entities_at, entries_of, frame_count
-from .grounding import ground
-from .inputs import three_channels
-from .seat import own
+from .pictures.channels import three_channels
+from .seam.conditioning import ground
+from .seam.entries import entities_in, frame_count
+from .seam.gligens import adopted
 
 
 class GligenInpaint(io.ComfyNode):
@@ -48,34 +47,28 @@ class GligenInpaint(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, gligen, vae, image, mask=None) -> io.NodeOutput:
-        gligen = own(gligen)
+        gligen = adopted(gligen)
         latent = vae.encode(three_channels(image))
         if latent.ndim != 4:
             raise GligenError(f"vae: its latents have {latent.ndim - 2} dimensions; expected 2.")
         size = tuple(latent.shape[-2:])
-        if mask is None:
-            mask = mask_of_boxes(conditioning, size)
-            painted = mask
-        else:
-            mask = fitted(mask, image)
-            painted = common_upscale(mask, size[1], size[0], "bilinear", "disabled").round()
-        out = {"samples": latent, "noise_mask": mask}
-        if gligen.model.gligen.kind.extra is KnownRegion:
-            known = 1 - painted
-            count = max(len(latent), len(known))
-            frames = [Inpainting(_row(latent, i), _row(known, i)) for i in range(count)]
+        mask = mask_of_boxes(conditioning, size) if mask is None else fitted(mask, image)
+        mask = painted(mask, size)
+        first_conv = gligen.gligen.first_conv
+        if first_conv is not None and isinstance(first_conv.downsample_net, KnownRegion):
+            count = max(len(latent), len(mask))
+            frames = tuple(Inpainting(_row(latent, i), 1 - _row(mask, i)) for i in range(count))
             conditioning = ground(conditioning, gligen, [frames])
-        return io.NodeOutput(conditioning, out)
+        return io.NodeOutput(conditioning, {"samples": latent, "noise_mask": mask})
 
 
 def mask_of_boxes(conditioning, size: tuple[int, int]) -> Tensor:
-    """[F, 1, h, w], 1 in the boxes that a CONDITIONING carries in each frame. Raises GligenError where
+    """[F, 1, h, w], 1 in the boxes that a CONDITIONING grounds in each picture. Raises GligenError where
     there are none."""
-    entries = [e for _, extra in conditioning for e in entries_of(extra)]
     masks = []
-    for frame in range(frame_count(entries)):
-        entities = [e for e, _ in entities_at(entries, frame, *size) if isinstance(e, Entity)]
-        masks.append(boxes_mask([e.box for e in entities if e.box.problem() is None], size))
+    for picture in range(frame_count(conditioning, size)):
+        sketches = [entity.sketch() for entity in entities_in(conditioning, size, picture)]
+        masks.append(boxes_mask([sketch.box for sketch in sketches if sketch.box], size))
     mask = torch.stack(masks)
     if not mask.any():
         raise GligenError(
@@ -94,7 +87,7 @@ def fitted(mask: Tensor, image: Tensor) -> Tensor:
             f"mask: it is {came} pixels, and the picture is {expected}. Draw the mask on this picture, or "
             "resize one of them."
         )
-    if not mask.any():
+    if mask.max() < LEAST_PAINT:
         raise GligenError("mask: it is black everywhere, so there is nothing to paint.")
     return mask
 

@@ -1,9 +1,11 @@
 from comfy_api.latest import io
 
-from .entries import by_entity
-from .grounding import ground, need
-from .inputs import strength
-from .poses import poses
+from ..gligen_ops.tokenizers.keypoints import KeypointTokenizer
+from .layouts.inputs import strength
+from .layouts.poses import poses
+from .seam.conditioning import ground
+from .seam.entries import by_entity
+from .seam.gligens import need
 
 
 class GligenKeypoints(io.ComfyNode):
@@ -48,6 +50,6 @@ class GligenKeypoints(io.ComfyNode):
     def execute(
         cls, conditioning, gligen, json, confidence, pose_keypoint=None, strength=1.0
     ) -> io.NodeOutput:
-        gligen = need(gligen, "keypoints")
+        gligen = need(gligen, KeypointTokenizer)
         people = by_entity(poses(pose_keypoint, json, confidence))
         return io.NodeOutput(ground(conditioning, gligen, people, strength))

@@ -4,9 +4,9 @@ from comfy_api.latest import io
 import nodes as host
 
 from ..gligen_ops.schedule import BetaSchedule
-from . import patch
 from .beta_schedule import refresh_input, schedule_inputs
-from .seat import own
+from .seam import patch
+from .seam.run import Settings
 
 
 class GligenKSampler(io.ComfyNode):
@@ -55,7 +55,7 @@ class GligenKSampler(io.ComfyNode):
         denoise, tau, decay, strength, negative_grounding, refresh_every=1,
     ) -> io.NodeOutput:  # fmt: skip
         betas = BetaSchedule(tau, decay, strength)
-        model = patch.schedule(model, betas, negative_grounding, own, refresh_every)
+        model = patch.with_settings(model, Settings(betas, negative_grounding, refresh_every))
         (latent,) = host.common_ksampler(
             model,
             seed,

@@ -1,7 +1,7 @@
 import folder_paths
 from comfy_api.latest import io
 
-from . import seat
+from .seam import gligens
 
 
 class GligenModelLoader(io.ComfyNode):
@@ -30,9 +30,9 @@ class GligenModelLoader(io.ComfyNode):
     @classmethod
     def execute(cls, gligen_name) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("gligen", gligen_name)
-        gligen = seat.load(path, gligen_name)
-        show(seat.description(gligen), cls.hidden.unique_id)
-        return io.NodeOutput(gligen)
+        gligen = gligens.load(path, gligen_name)
+        show(gligen.description(), cls.hidden.unique_id)
+        return io.NodeOutput(gligen.patcher)
 
 
 def show(text: str, node_id: str) -> None:

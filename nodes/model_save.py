@@ -3,8 +3,9 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..gligen_ops.checkpoint import Checkpoint, save_gligen, tensors_of
-from .seat import own
+from ..gligen_ops.errors import GligenError
+from ..gligen_ops.files.checkpoint import Checkpoint, save_gligen, tensors_of
+from .seam.gligens import adopted
 
 
 class GligenModelSave(io.ComfyNode):
@@ -31,13 +32,18 @@ class GligenModelSave(io.ComfyNode):
 
     @classmethod
     def execute(cls, gligen, filename_prefix) -> io.NodeOutput:
-        seat = own(gligen).model
+        loaded = adopted(gligen)
+        if loaded.by_order:
+            raise GligenError(
+                "gligen: ComfyUI's own GLIGENLoader drops the names of a model's blocks, and without them no "
+                "file of it can be made. Load it with the GLIGEN Model Loader."
+            )
         folder, name, counter, *_ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
         file = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        model = seat.gligen
+        model = loaded.gligen
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors_of(model).items()}
-        checkpoint = Checkpoint(tensors, model.kind, model.fuser, seat.name, seat.source)
+        checkpoint = Checkpoint(tensors, model.kind, model.fuser, loaded.name, loaded.source)
         save_gligen(checkpoint, file)
         return io.NodeOutput()

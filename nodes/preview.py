@@ -1,13 +1,15 @@
-"""Shows the boxes and poses of a conditioning."""
+"""Shows what a conditioning grounds."""
 
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from .drawing import draw_boxes, draw_poses, tensor_of
-from .grounding import boxes_of, poses_of
+from ..gligen_ops.entities import PhraseBox
+from .pictures.drawing import draw_boxes, draw_lines, tensor_of
+from .seam.entries import entities_in
 
 GREY = 0.5
+LATENT_PIXEL = 8
 
 
 class GligenPreview(io.ComfyNode):
@@ -57,8 +59,11 @@ class GligenPreview(io.ComfyNode):
         _, height, width, _ = image.shape
         pictures = []
         for frame, one in enumerate(image):
-            picture = draw_poses(_picture(one), poses_of(conditioning, frame))
-            boxes = boxes_of(conditioning, width, height, frame)
+            size = max(1, height // LATENT_PIXEL), max(1, width // LATENT_PIXEL)
+            entities = entities_in(conditioning, size, frame)
+            named = list(dict.fromkeys((e.label(), e.sketch()) for e in entities))
+            picture = draw_lines(_picture(one), [sketch for _, sketch in named])
+            boxes = [PhraseBox(label, sketch.box) for label, sketch in named if sketch.box]
             pictures.append(tensor_of(draw_boxes(picture, boxes)))
         drawn = torch.stack(pictures)
         return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))

@@ -1,12 +1,12 @@
 from comfy_api.latest import io
 
-from ..gligen_ops.entity import SpatialMap
-from . import ade20k
-from .grounding import ground, need
-from .inputs import strength, three_channels
-
-SEMANTIC = "semantic map"
-KINDS = ("hed map", "canny map", "depth map", "normal map", SEMANTIC)
+from ..gligen_ops.entities import SpatialMap
+from ..gligen_ops.tokenizers.maps import MapTokenizer, SemanticMapTokenizer
+from .layouts.inputs import strength
+from .pictures import ade20k
+from .pictures.channels import three_channels
+from .seam.conditioning import ground
+from .seam.gligens import need
 
 
 class GligenSpatialMap(io.ComfyNode):
@@ -45,11 +45,12 @@ class GligenSpatialMap(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, gligen, image, classes, strength=1.0) -> io.NodeOutput:
-        gligen = need(gligen, *KINDS)
+        gligen = need(gligen, MapTokenizer)
         image = three_channels(image)
-        if gligen.model.gligen.kind.name == SEMANTIC:
+        has_classes = isinstance(gligen.gligen.position_net, SemanticMapTokenizer)
+        if has_classes:
             maps = ade20k.class_map(image, classes)
         else:
             maps = image.movedim(-1, 1) * 2 - 1
-        frames = [SpatialMap(picture) for picture in maps]
+        frames = tuple(SpatialMap(picture, has_classes) for picture in maps)
         return io.NodeOutput(ground(conditioning, gligen, [frames], strength))

@@ -1,8 +1,8 @@
 from comfy_api.latest import io
 
-from ..gligen_ops.entity import Box, PhraseBox
-from .grounding import ground_boxes
-from .inputs import box_inputs, strength
+from ..gligen_ops.entities import Box, PhraseBox
+from .encoders.phrases import ground_boxes
+from .layouts.inputs import box_inputs, strength
 
 
 class GligenTextBox(io.ComfyNode):

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from .boxes import gather_frames
-from .grounding import ground_boxes
-from .inputs import strength
+from .encoders.phrases import ground_boxes
+from .layouts.boxes import gather_frames
+from .layouts.inputs import strength
 
 PLACEHOLDER = "one box a line: phrase: x, y, width, height\na red star: 0.1, 0.2, 0.3, 0.4"
 

@@ -49,12 +49,27 @@ def gligen_tensors(
     return random_text_box_tensors(widths, token_width, text_width, seed, gate)
 
 
-def gligen(tensors: dict, name: str = "random.safetensors", told=()):
+def gligen(tensors: dict, name: str = "random.safetensors", hints=()):
     """GLIGEN: these tensors as the pack's loader gives them."""
-    from gligen_pack.gligen_ops.checkpoint import checkpoint_of
-    from gligen_pack.nodes import seat
+    from gligen_pack.gligen_ops.files.checkpoint import checkpoint_of
+    from gligen_pack.nodes.seam import gligens
 
-    return seat.from_checkpoint(checkpoint_of(tensors, name, told))
+    return gligens.from_checkpoint(checkpoint_of(tensors, name, hints)).patcher
+
+
+def schedule(model, tau=1.0, decay=0.0, strength=1.0, negative="null", curve=None, refresh_every=1):
+    """A clone of the MODEL, as the schedule node gives it."""
+    from gligen_pack.nodes.beta_schedule import GligenBetaSchedule
+
+    inputs = (tau, decay, strength, negative, curve, refresh_every)
+    return GligenBetaSchedule.execute(model, *inputs).result[0]
+
+
+def entries(conditioning) -> list:
+    """What a CONDITIONING grounds."""
+    from gligen_pack.nodes.seam.entries import entries_of
+
+    return entries_of(conditioning[0][1], (16, 16))
 
 
 def conditioning(seed: int, width: int = 768, **extra):

@@ -51,10 +51,9 @@ def test_blocks_are_those_in_which_the_host_calls_a_patch(base):
 
 
 def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
-    from gligen_pack.gligen_ops.entity import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import Box, PhraseBox
     from gligen_pack.gligen_ops.model import blocks_of
-    from gligen_pack.gligen_ops.schedule import BetaSchedule
-    from gligen_pack.nodes import grounding, patch, seat
+    from gligen_pack.nodes.encoders import phrases
 
     kind, model = base
     widths = blocks_of(model.model.diffusion_model)
@@ -62,12 +61,10 @@ def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
     width = KINDS[kind]["context_dim"]
     positive = small.conditioning(1, width, pooled_output=torch.zeros(1, 1280))
     box = PhraseBox("a red ball", Box(0.1, 0.2, 0.6, 0.9))
-    grounded = grounding.ground_boxes(positive, gligen, small.Clip(), [[box]])
-    got = small.sample(
-        patch.schedule(model, BetaSchedule(), "null", seat.own), grounded, positive, 2, 1.0
-    )
+    grounded = phrases.ground_boxes(positive, gligen, small.Clip(), [[box]])
+    got = small.sample(small.schedule(model), grounded, positive, 2, 1.0)
 
-    entries = grounded[0][1]["gligen"][2]
+    entries = small.entries(grounded)
     inputs = gligen.model.gligen.position_net.inputs([e.at(0) for e in entries])
     tokens = reference.box_tokens(gligen.model.gligen.position_net.state_dict(), *inputs)
     layers = {b: gligen.model.gligen.layer(b).state_dict() for b in widths}
@@ -87,9 +84,9 @@ def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
 
 def test_weights_are_loaded_and_counted_by_the_host(base):
     import comfy.model_management as management
-    from gligen_pack.gligen_ops.entity import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import Box, PhraseBox
     from gligen_pack.gligen_ops.model import blocks_of
-    from gligen_pack.nodes import grounding
+    from gligen_pack.nodes.encoders import phrases
 
     kind, model = base
     tensors = small.gligen_tensors(blocks_of(model.model.diffusion_model))
@@ -99,7 +96,7 @@ def test_weights_are_loaded_and_counted_by_the_host(base):
     width = KINDS[kind]["context_dim"]
     positive = small.conditioning(1, width, pooled_output=torch.zeros(1, 1280))
     box = PhraseBox("a red ball", Box(0.1, 0.2, 0.6, 0.9))
-    grounded = grounding.ground_boxes(positive, gligen, small.Clip(), [[box]])
+    grounded = phrases.ground_boxes(positive, gligen, small.Clip(), [[box]])
     during = []
     small.sample(
         model, grounded, positive, 1,

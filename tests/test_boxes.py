@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from gligen_pack.gligen_ops.entity import Box, PhraseBox
+from gligen_pack.gligen_ops.entities import Box, PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
-from gligen_pack.nodes.boxes import gather_frames
+from gligen_pack.nodes.layouts.boxes import gather_frames
 
 
 def gather_boxes(*args):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from gligen_pack.gligen_ops.entity import Box, PhraseBox, Pose
-from gligen_pack.nodes.drawing import COLOURS, draw_boxes, draw_poses
+from gligen_pack.gligen_ops.entities import Box, PhraseBox, Pose
+from gligen_pack.nodes.pictures.drawing import COLOURS, draw_boxes, draw_lines
 from PIL import Image
 
 CAT = PhraseBox("a cat", Box.from_size(0.1, 0.2, 0.3, 0.4))
@@ -73,7 +73,7 @@ def test_tiny_boxes_tiny_pictures_and_many_boxes_are_drawn():
 def test_a_pose_is_drawn_with_its_bones_and_without_what_is_missing():
     points = torch.zeros(17, 2)
     points[5], points[7] = torch.tensor([0.25, 0.5]), torch.tensor([0.75, 0.5])  # an upper arm
-    drawn = np.asarray(draw_poses(Image.new("RGB", (200, 200)), [Pose(points)]))
+    drawn = np.asarray(draw_lines(Image.new("RGB", (200, 200)), [Pose(points).sketch()]))
     middle = drawn[100, 60:140]
     assert (middle == middle[0]).all() and middle[0].any()
     assert not drawn[:80].any() and not drawn[120:].any()

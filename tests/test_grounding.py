@@ -5,7 +5,7 @@ import math
 import pytest
 import small
 import torch
-from gligen_pack.gligen_ops.entity import Box, PhraseBox, check_boxes
+from gligen_pack.gligen_ops.entities import Box, PhraseBox, check_boxes
 from gligen_pack.gligen_ops.errors import GligenError
 
 
@@ -47,7 +47,7 @@ def gligen(pack):
 
 
 def ground(gligen, count, conditioning=None, clip=None):
-    from gligen_pack.nodes.grounding import ground_boxes
+    from gligen_pack.nodes.encoders.phrases import ground_boxes
 
     boxes = [PhraseBox(f"thing {n}", Box(0, 0, 0.5, 0.5)) for n in range(count)]
     return ground_boxes(
@@ -63,8 +63,8 @@ def test_boxes_chain_and_the_conditioning_before_stays_as_it_was(gligen):
         "gligen" not in start[0][1]
         and second[0][1]["pooled_output"] is start[0][1]["pooled_output"]
     )
-    assert [e.at(0).phrase for e in first[0][1]["gligen"][2]] == ["thing 0", "thing 1"]
-    assert [e.at(0).phrase for e in second[0][1]["gligen"][2]] == ["thing 0", "thing 1", "thing 0"]
+    assert [e.at(0).phrase for e in small.entries(first)] == ["thing 0", "thing 1"]
+    assert [e.at(0).phrase for e in small.entries(second)] == ["thing 0", "thing 1", "thing 0"]
 
 
 def test_more_boxes_than_the_model_has_slots_are_refused_also_when_chained(gligen):
@@ -86,10 +86,9 @@ def test_what_is_no_gligen_is_refused(gligen):
         ground(SimpleNamespace(model=torch.nn.Linear(1, 1)), 1)
 
 
-def test_boxes_are_read_back_with_their_phrases_each_once(gligen):
-    from gligen_pack.nodes.grounding import boxes_of
+def test_boxes_are_read_back_with_their_phrases(gligen):
+    from gligen_pack.nodes.seam.entries import entities_in
 
-    grounded = ground(gligen, 2)
-    boxes = boxes_of([*grounded, *grounded], 512, 768)
-    assert [b.phrase for b in boxes] == ["thing 0", "thing 1"]
-    assert boxes[0].box == Box(0, 0, 0.5, 0.5)
+    entities = list(entities_in(ground(gligen, 2), (96, 64), 0))
+    assert [e.label() for e in entities] == ["thing 0", "thing 1"]
+    assert entities[0].sketch().box == Box(0, 0, 0.5, 0.5)

@@ -6,7 +6,7 @@ import pytest
 import small
 import torch
 from files import random_tensors
-from gligen_pack.gligen_ops.entity import Box, PhraseBox
+from gligen_pack.gligen_ops.entities import Box, PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
 
 MAPS = ["hed map", "canny map", "depth map", "normal map", "semantic map"]
@@ -20,8 +20,7 @@ def relative(a, b):
 def p(pack):
     """What the tests use of the pack and the host. Maps have a narrow backbone."""
     from gligen_pack.gligen_ops.model import blocks_of
-    from gligen_pack.gligen_ops.schedule import BetaSchedule
-    from gligen_pack.nodes import grounding, patch, seat
+    from gligen_pack.nodes.encoders import phrases
 
     model = small.sd15()
     widths = blocks_of(model.model.diffusion_model)
@@ -40,10 +39,10 @@ def p(pack):
 
     def text(to=positive, kind="text box", boxes=boxes, strength=1.0, seed=0):
         frames = boxes if boxes and isinstance(boxes[0], list) else [boxes]
-        return grounding.ground_boxes(to, gligen(kind, seed), small.Clip(), frames, strength)
+        return phrases.ground_boxes(to, gligen(kind, seed), small.Clip(), frames, strength)
 
     def schedule(tau=1.0, negative="null", **kwargs):
-        return patch.schedule(model, BetaSchedule(tau, **kwargs), negative, seat.own)
+        return small.schedule(model, tau, negative=negative, **kwargs)
 
     return SimpleNamespace(**locals())
 
@@ -134,8 +133,8 @@ def test_a_maps_first_convolution_is_that_of_the_checkpoint(p, kind):
     got = small.sample(p.schedule(), conditioning, p.negative, steps=3)
 
     unet = p.model.model.diffusion_model
-    entity = conditioning[0][1]["gligen"][2][0].at(0)
-    extra = gligen.first_conv.extra(entity, (16, 16))
+    entity = small.entries(conditioning)[0].at(0)
+    extra = gligen.first_conv.extra(entity.fitted((16, 16), gligen.position_net.side), (16, 16))
 
     class Swapped(nn.Module):
         def forward(self, x):
@@ -163,23 +162,23 @@ def test_after_tau_the_first_convolution_is_the_models_own_again(p):
     assert len(calls) == 2 * 2  # positive and negative, in two of four steps
 
 
-def test_a_map_in_the_plain_ksampler_is_refused_with_what_to_do(p):
-    conditioning = grounded(p, "canny map")
-    for _ in range(2):  # again too: nothing of the refused run may let the next one through
-        with pytest.raises(GligenError, match="canny map.*GLIGEN β Schedule"):
-            small.sample(p.model, conditioning, p.negative, steps=1)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_in_the_plain_ksampler_is_as_with_the_schedule_at_beta_1(p, kind):
+    conditioning = grounded(p, kind)
+    expected = small.sample(p.schedule(), conditioning, p.negative, steps=2)
+    assert torch.equal(small.sample(p.model, conditioning, p.negative, steps=2), expected)
 
 
 def test_image_features_are_projected_into_the_space_of_text_and_scaled(p):
     embedding = torch.randn(1, 768, generator=torch.manual_seed(8))
-    entity = image_box(p)[0][1]["gligen"][2][0].at(0)
+    entity = small.entries(image_box(p))[0].at(0)
     expected = embedding[0].double() @ PROJECTION.double()
     expected = expected / expected.norm() * 28.7
     assert relative(entity.image.double(), expected) < 1e-6
     assert entity.text is None and entity.box == Box(0.25, 0.25, 0.75, 0.75)
-    with_text = image_box(p, "text and image", "a clock")[0][1]["gligen"][2][0].at(0)
+    with_text = small.entries(image_box(p, "text and image", "a clock"))[0].at(0)
     assert with_text.text is not None and with_text.image is not None
-    style = image_box(p, "style")[0][1]["gligen"][2][0].at(0)
+    style = small.entries(image_box(p, "style"))[0].at(0)
     assert style.text is None and style.box == Box(0.0, 1.0, 0.0, 1.0)
 
 
@@ -196,9 +195,9 @@ def test_a_clip_without_its_projection_is_caught_and_a_file_of_it_helps(p, tmp_p
     monkeypatch.setitem(
         folder_paths.folder_names_and_paths, "gligen", ([str(tmp_path)], {".pt", ".safetensors"})
     )
-    own = image_box(p)[0][1]["gligen"][2][0].at(0).image
+    own = small.entries(image_box(p))[0].at(0).image
     for name in ("projection_matrix.pt", "projection_matrix.safetensors"):
-        got = image_box(p, clip=bare, projection=name)[0][1]["gligen"][2][0].at(0).image
+        got = small.entries(image_box(p, clip=bare, projection=name))[0].at(0).image
         assert torch.equal(got, own)
     with pytest.raises(
         GligenError, match="projection: projection_text.pt is not a file of a matrix"
@@ -248,9 +247,11 @@ def test_several_models_in_one_conditioning_add_their_residuals_in_any_order(p):
 
 def test_the_residuals_of_several_models_are_summed(p):
     """One layer of the UNet, by hand."""
-    from gligen_pack.nodes.entries import entries_of
-    from gligen_pack.nodes.run import Run, groundings, parts_of
-    from gligen_pack.nodes.seat import seat_of
+    from gligen_pack.gligen_ops.entities import WHOLE
+    from gligen_pack.nodes.seam.fusing import Fusing
+    from gligen_pack.nodes.seam.parts import Part
+    from gligen_pack.nodes.seam.run import groundings
+    from gligen_pack.nodes.seam.tags import Row
 
     v = torch.randn(2, 256, 32, generator=torch.manual_seed(1))
     extra = {"block": ("input", 1), "block_index": 0, "transformer_index": 0, "n_heads": 8,
@@ -258,9 +259,13 @@ def test_the_residuals_of_several_models_are_summed(p):
              "attn_precision": None}  # fmt: skip
 
     def fuse(conditioning):
-        chunk = groundings(entries_of(conditioning[0][1]), seat_of)
+        rows = Row(0, 0, WHOLE), Row(0, 1, WHOLE)
+        parts = [
+            Part(g.gligen, 1.0, {0: g, 1: g}, rows, (16, 16), v.device)
+            for g in groundings(small.entries(conditioning))
+        ]
         with torch.inference_mode():
-            return Run().fuse(v, extra, parts_of([chunk]), 1.0)
+            return Fusing().fuse(v, extra, parts, 1.0)
 
     boxes, pose = p.text(), grounded(p, "keypoints")
     both = grounded(p, "keypoints", p.text())
@@ -320,8 +325,7 @@ def test_each_picture_of_a_batch_gets_its_own_boxes_and_the_last_hold(p):
     first, second = p.boxes
     frames = [[first], [first, second], [second]]
     batch = together(p, p.schedule(), p.text(boxes=frames), noise)
-    # In the third frame the second entity is missing: it stays where it was last.
-    apart = [[first], [first, second], [second, second], [second, second]]
+    apart = [[first], [first, second], [second], [second]]
     expected = one_by_one(p, p.schedule(), [p.text(boxes=b) for b in apart], noise)
     assert relative(batch, expected) < 1e-5
 
@@ -330,12 +334,12 @@ def test_each_picture_of_a_batch_gets_its_own_boxes_and_the_last_hold(p):
 def test_each_picture_of_a_batch_gets_its_own_frame(p, kind):
     noise = torch.randn(3, 4, 16, 16, generator=torch.manual_seed(2))
     conditioning = grounded(p, kind, frames=2)
-    entry = conditioning[0][1]["gligen"][2][0]
+    entry = small.entries(conditioning)[0]
 
     def only(i):
-        from gligen_pack.nodes.grounding import ground
+        from gligen_pack.nodes.seam.conditioning import ground
 
-        return ground(p.positive, p.gligen(kind), [[entry.at(i)]])
+        return ground(p.positive, p.gligen(kind).model, [(entry.at(i),)])
 
     batch = together(p, p.schedule(), conditioning, noise)
     expected = one_by_one(p, p.schedule(), [only(0), only(1), only(1)], noise)
@@ -435,10 +439,10 @@ def test_a_mask_takes_the_place_of_the_boxes(p):
     mask = torch.zeros(1, 128, 128)
     mask[:, :64] = 1
     conditioning, latent = inpainted(p, "text box inpainting", mask)
-    entity = conditioning[0][1]["gligen"][2][-1].at(0)
+    entity = small.entries(conditioning)[-1].at(0)
     assert torch.equal(entity.mask[0, 0, :8], torch.zeros(8, 16))
     assert torch.equal(entity.mask[0, 0, 8:], torch.ones(8, 16))
-    assert torch.equal(latent["noise_mask"], mask[:, None])
+    assert torch.equal(latent["noise_mask"], 1 - entity.mask)
 
 
 @pytest.mark.parametrize(
@@ -470,7 +474,7 @@ def test_an_inpainting_model_without_a_picture_is_told(p):
 
 
 def test_semantic_maps_are_indices_or_the_colours_of_ade20k():
-    from gligen_pack.nodes.ade20k import COLOURS, class_map
+    from gligen_pack.nodes.pictures.ade20k import COLOURS, class_map
 
     classes = torch.tensor([[0, 1, 12], [150, 3, 27]])
     colours = torch.cat([torch.zeros(1, 3, dtype=torch.long), COLOURS])
@@ -529,7 +533,7 @@ def test_attention_of_a_run_that_has_not_been_is_told(p):
 
 
 def test_what_is_noted_is_the_softmax_over_places_and_tokens():
-    from gligen_pack.gligen_ops.attention_maps import attention_weights, to_grounding_tokens
+    from gligen_pack.gligen_ops.layers.attention_maps import attention_weights, to_grounding_tokens
 
     q, k = torch.randn(2, 6, 8), torch.randn(2, 9, 8)
     weights = attention_weights(q, k, heads=2)
@@ -581,15 +585,15 @@ def test_weights_that_the_host_keeps_off_the_device_are_used_as_they_come(p):
 
 def test_a_saved_model_is_the_one_that_was_loaded_and_knows_its_kind(p, tmp_path, monkeypatch):
     import folder_paths
-    from gligen_pack.gligen_ops.checkpoint import read_gligen
-    from gligen_pack.nodes import seat
+    from gligen_pack.gligen_ops.files.checkpoint import read_gligen
     from gligen_pack.nodes.model_save import GligenModelSave
+    from gligen_pack.nodes.seam import gligens
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     gligen = p.gligen("depth map", fuser="gatedSA2")
     GligenModelSave.execute(gligen, "gligen/part")
     (file,) = (tmp_path / "gligen").glob("part*.safetensors")
-    again = seat.load(str(file), "part.safetensors").model
+    again = gligens.load(str(file), "part.safetensors")
     assert (again.gligen.kind.name, again.gligen.fuser) == ("depth map", "gatedSA2")
     assert again.source == gligen.model.source
     before, after = gligen.model.gligen.state_dict(), again.gligen.state_dict()

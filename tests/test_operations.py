@@ -9,7 +9,7 @@ TOKENS = 2, 48, 20
 
 @pytest.fixture(params=[True, False], ids=["by oneDNN", "by the host"])
 def linear(pack, request, monkeypatch):
-    from gligen_pack.nodes import operations
+    from gligen_pack.nodes.seam import operations
 
     monkeypatch.setattr(operations, "ONEDNN_IS_FASTER", request.param)
     torch.manual_seed(0)

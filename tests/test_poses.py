@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from gligen_pack.gligen_ops.errors import GligenError
-from gligen_pack.nodes.poses import poses
+from gligen_pack.nodes.layouts.poses import poses
 
 COCO = ["nose"] + [
     f"{side} {part}"

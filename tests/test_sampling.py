@@ -17,10 +17,9 @@ def p(pack):
 
     import comfy.gligen
     import comfy.model_patcher
-    from gligen_pack.gligen_ops.entity import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import Box, PhraseBox
     from gligen_pack.gligen_ops.model import blocks_of
-    from gligen_pack.gligen_ops.schedule import BetaSchedule
-    from gligen_pack.nodes import grounding, patch, seat
+    from gligen_pack.nodes.encoders import phrases
 
     model = small.sd15()
     tensors = small.gligen_tensors(blocks_of(model.model.diffusion_model))
@@ -38,10 +37,10 @@ def p(pack):
     positive, negative = small.conditioning(1), small.conditioning(2)
 
     def ground(to=positive, gligen=None, boxes=boxes):
-        return grounding.ground_boxes(to, gligen, small.Clip(), [boxes])
+        return phrases.ground_boxes(to, gligen, small.Clip(), [boxes])
 
     def schedule(tau=1.0, negative="null", **kwargs):
-        return patch.schedule(model, BetaSchedule(tau, **kwargs), negative, seat.own)
+        return small.schedule(model, tau, negative=negative, **kwargs)
 
     return SimpleNamespace(**locals())
 
@@ -106,7 +105,7 @@ def test_null_negative_is_hand_written_classifier_free_guidance(p, scheduled):
     grounded = p.ground(gligen=gligen)
     model = p.schedule() if scheduled else p.model
     got = small.sample(model, grounded, p.negative, steps=3, cfg=7.5)
-    expected = hand_written_run(p, gligen.model.gligen, grounded[0][1]["gligen"][2], 7.5, 3)
+    expected = hand_written_run(p, gligen.model.gligen, small.entries(grounded), 7.5, 3)
     same = small.sample(p.schedule(negative="same"), grounded, p.negative, steps=3, cfg=7.5)
     assert relative(got, expected) < 1e-4
     assert relative(same, expected) > 2e-3
@@ -115,8 +114,8 @@ def test_null_negative_is_hand_written_classifier_free_guidance(p, scheduled):
 @pytest.fixture
 def calls(p, monkeypatch):
     """Batch sizes of the model's calls, and of the calls of the first gated layer, in order."""
-    from gligen_pack.gligen_ops.box_tokens import BoxTokenizer
-    from gligen_pack.gligen_ops.gated import GatedSelfAttention
+    from gligen_pack.gligen_ops.layers.gated_self_attention import GatedSelfAttention
+    from gligen_pack.gligen_ops.tokenizers.box import BoxTokenizer
 
     seen = {"model": [], "gated": [], "keys": 0, "tokens": 0}
     forward, keys = GatedSelfAttention.forward, GatedSelfAttention.keys
@@ -243,13 +242,11 @@ def test_the_model_is_the_same_bits_afterwards_also_after_an_interrupt(p, schedu
 def test_plain_ksampler_grounds_as_the_schedule_at_beta_1_does(p):
     grounded = p.ground(gligen=p.gligen())
     scheduled = small.sample(p.schedule(), grounded, p.negative)
-    assert relative(small.sample(p.model, grounded, p.negative), scheduled) < 1e-5
+    assert bit_identical(small.sample(p.model, grounded, p.negative), scheduled)
 
 
 def test_the_last_schedule_of_a_chain_counts(p, calls):
-    from gligen_pack.gligen_ops.schedule import BetaSchedule
-
-    twice = p.patch.schedule(p.schedule(1.0), BetaSchedule(0.25), "null", p.seat.own)
+    twice = small.schedule(p.schedule(1.0), 0.25)
     small.sample(twice, p.ground(gligen=p.gligen()), p.negative, steps=4)
     assert len(calls["gated"]) == 16
 
@@ -270,11 +267,10 @@ def test_boxes_on_the_negative_are_the_users_own_and_stay(p):
 
 def test_boxes_are_fractions_at_any_size(p):
     grounded = p.ground(gligen=p.gligen())
-    entries = grounded[0][1]["gligen"][2]
-    from gligen_pack.nodes.entries import entities_at
+    from gligen_pack.nodes.seam.entries import entities_in
 
     for size in ((16, 16), (24, 64)):
-        assert entities_at(entries, 0, *size)[0][0].box == p.boxes[0].box
+        assert next(entities_in(grounded, size, 0)).box == p.boxes[0].box
     small.sample(p.schedule(), grounded, p.negative, steps=1, size=(16, 24))
 
 
@@ -327,7 +323,7 @@ def test_boxes_of_this_pack_and_of_the_host_chain_either_way(p, loader):
         assert relative(small.sample(p.schedule(), chained, p.negative), expected) < 1e-5
 
 
-def test_guiders_with_more_conditionings_need_the_schedule_node_and_say_so(p):
+def test_guiders_with_more_conditionings_ground_without_a_schedule_node(p):
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
@@ -340,12 +336,12 @@ def test_guiders_with_more_conditionings_need_the_schedule_node_and_say_so(p):
         sigmas = comfy.samplers.calculate_sigmas(p.model.model.model_sampling, "normal", 2)
         latent = torch.zeros(1, 4, 16, 16)
         with torch.inference_mode():
-            return guider.sample(torch.randn(1, 4, 16, 16), latent, comfy.samplers.ksampler("euler"),
+            noise = torch.randn(1, 4, 16, 16, generator=torch.manual_seed(3))
+            return guider.sample(noise, latent, comfy.samplers.ksampler("euler"),
                                  sigmas, disable_pbar=True)  # fmt: skip
 
-    with pytest.raises(Exception, match="Schedule node"):
-        run(p.model)
-    run(p.schedule())
+    assert bit_identical(run(p.model), run(p.schedule()))
+    assert relative(run(p.model), run(p.schedule(0.0))) > 1e-3
 
 
 def test_weights_of_another_base_model_are_refused_by_name(p):
@@ -355,10 +351,9 @@ def test_weights_of_another_base_model_are_refused_by_name(p):
     widths = {Block("input", 4, 0): 64, Block("input", 4, 1): 64, Block("middle", 0, 0): 128}
     other = p.ground(gligen=p.gligen(small.gligen_tensors(widths)))
     name = "random.safetensors does not fit the model.*3 blocks"
-    with pytest.raises(GligenError, match=f"{name}.*SD15.*16 blocks"):
-        small.sample(p.schedule(), other, p.negative)
-    with pytest.raises(GligenError, match=f"{name}.*block input 1.0 of width 32"):
-        small.sample(p.model, other, p.negative)
+    for model in (p.schedule(), p.model):
+        with pytest.raises(GligenError, match=f"{name}.*SD15.*16 blocks"):
+            small.sample(model, other, p.negative)
     plain = small.sample(p.model, p.positive, p.negative)
     assert bit_identical(small.sample(p.schedule(), p.positive, p.negative), plain)
 
@@ -367,7 +362,7 @@ def test_a_model_without_the_blocks_of_stable_diffusion_is_refused(p):
     from types import SimpleNamespace
 
     from gligen_pack.gligen_ops.errors import GligenError
-    from gligen_pack.nodes.unet import check_fit
+    from gligen_pack.nodes.seam.unet import check_fit
 
     flux = SimpleNamespace(diffusion_model=object(), model_config=p.positive)
     with pytest.raises(GligenError, match="SD 1.x, SD 2.x and SDXL"):
@@ -375,7 +370,7 @@ def test_a_model_without_the_blocks_of_stable_diffusion_is_refused(p):
 
 
 def test_a_curve_of_the_host_sets_beta_over_the_run(p, monkeypatch):
-    from gligen_pack.gligen_ops.gated import GatedSelfAttention
+    from gligen_pack.gligen_ops.layers.gated_self_attention import GatedSelfAttention
     from gligen_pack.nodes.beta_schedule import GligenBetaSchedule
 
     if not hasattr(pytest.importorskip("comfy_api.input"), "CurveInput"):
@@ -429,13 +424,10 @@ def compiled(p, monkeypatch):
 def test_a_compiled_model_is_grounded_in_the_steps_that_the_schedule_says_and_in_no_other(
     p, compiled
 ):
-    from gligen_pack.gligen_ops.schedule import BetaSchedule
-
     grounded = p.ground(gligen=p.gligen())
 
     def run(model, tau, positive=grounded, **kwargs):
-        scheduled = p.patch.schedule(model, BetaSchedule(tau, **kwargs), "null", p.seat.own)
-        return small.sample(scheduled, positive, p.negative, steps=3)
+        return small.sample(small.schedule(model, tau, **kwargs), positive, p.negative, steps=3)
 
     plain = small.sample(p.model, p.positive, p.negative, steps=3)
     assert relative(run(p.model, 1.0), plain) > 0.01
@@ -451,7 +443,7 @@ def test_a_compiled_model_is_grounded_in_the_steps_that_the_schedule_says_and_in
 def test_the_gated_layers_are_part_of_a_compiled_models_graph(p, compiled):
     """One graph for the UNet as it is and one for it with gated layers, no break in either, and neither
     made anew for another β."""
-    model = p.patch.schedule(compiled, p.BetaSchedule(0.5, decay=0.3), "null", p.seat.own)
+    model = small.schedule(compiled, 0.5, 0.3)
     for _ in range(2):
         small.sample(model, p.ground(gligen=p.gligen()), p.negative, steps=10)
     counters = torch._dynamo.utils.counters
@@ -461,14 +453,15 @@ def test_the_gated_layers_are_part_of_a_compiled_models_graph(p, compiled):
 
 def test_what_is_kept_or_watched_of_a_compiled_model_is_right_too(p, compiled):
     from gligen_pack.nodes.attention import Record
+    from gligen_pack.nodes.seam import patch
 
     grounded = p.ground(gligen=p.gligen())
 
     def run(model, watched):
-        model = p.patch.schedule(model, p.BetaSchedule(), "null", p.seat.own, 1 if watched else 2)
+        model = small.schedule(model, refresh_every=1 if watched else 2)
         record = Record()
         if watched:
-            model = p.patch.watched(model, record.begin, record.look)
+            model = patch.watched(model, record.begin)
         return small.sample(model, grounded, p.negative, steps=4), record
 
     for watched in (False, True):

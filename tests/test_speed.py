@@ -21,20 +21,18 @@ class Reads(TorchDispatchMode):
 def p(pack):
     from types import SimpleNamespace
 
-    from gligen_pack.gligen_ops.entity import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import Box, PhraseBox
     from gligen_pack.gligen_ops.model import blocks_of
-    from gligen_pack.gligen_ops.schedule import BetaSchedule
-    from gligen_pack.nodes import grounding, patch, seat
+    from gligen_pack.nodes.encoders import phrases
 
     model = small.sd15()
     gligen = small.gligen(small.gligen_tensors(blocks_of(model.model.diffusion_model)))
     boxes = [PhraseBox("a red ball", Box(0.0, 0.25, 0.5, 0.75))]
     negative = small.conditioning(2)
-    positive = grounding.ground_boxes(small.conditioning(1), gligen, small.Clip(), [boxes])
+    positive = phrases.ground_boxes(small.conditioning(1), gligen, small.Clip(), [boxes])
 
     def schedule(tau=1.0, refresh_every=1, **kwargs):
-        betas = BetaSchedule(tau, **kwargs)
-        return patch.schedule(model, betas, "null", seat.own, refresh_every)
+        return small.schedule(model, tau, refresh_every=refresh_every, **kwargs)
 
     def sample(model, positive=positive, **kwargs):
         return small.sample(model, positive, negative, **kwargs)
@@ -45,7 +43,7 @@ def p(pack):
 @pytest.fixture
 def layers(p, monkeypatch):
     """Counts the gated layers that were computed."""
-    from gligen_pack.gligen_ops.gated import GatedLayer
+    from gligen_pack.gligen_ops.layers.gated_self_attention import GatedLayer
 
     calls = []
     forward = GatedLayer.forward

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gligen_ops.entity import Box
-from gligen_ops.first_conv import FirstConv
+from gligen_ops.entities import Box
 from gligen_ops.kinds import KINDS, Kind
+from gligen_ops.layers.first_conv import FirstConv
 
 from .. import data, models, train_vae, world
 
@@ -18,7 +18,7 @@ KEEP = 0.9  # share of a scene's things that are grounded: the rest come from th
 
 @dataclass(frozen=True)
 class Example:
-    """How a scene is grounded: see `gligen_ops.training.Batch`."""
+    """How a scene is grounded: see `gligen_ops.learning.training.Batch`."""
 
     entities: list
     regions: Tensor  # [G, 4]
@@ -70,8 +70,8 @@ class Adapter(ABC):
 
     def regions(self, boxes: list[Box]) -> Tensor:
         """Each grounding token's region is the box of its entity; none where there is no entity. [G, 4]"""
-        regions = torch.zeros(len(self.tokenizer.owners), 4)
-        for token, owner in enumerate(self.tokenizer.owners):
+        regions = torch.zeros(len(self.tokenizer.slot_of_token), 4)
+        for token, owner in enumerate(self.tokenizer.slot_of_token):
             if owner < len(boxes):
                 box = boxes[owner]
                 regions[token] = torch.tensor([box.x0, box.y0, box.x1, box.y1])

@@ -2,8 +2,8 @@
 
 import torch
 
-from gligen_ops.box_tokens import BoxTokenizer
-from gligen_ops.entity import Box, Entity
+from gligen_ops.entities import Box, BoxEntity
+from gligen_ops.tokenizers.box import BoxTokenizer
 
 from .. import world
 from .adapter import KEEP, WIDTH, Adapter, Example, features_of
@@ -35,7 +35,7 @@ class Phrases:
         self.features = features_of(text, phrases)
         self.spread = torch.stack(list(self.features.values())).std(0) * JITTER
 
-    def entity(self, thing: world.Thing, rng, image=None) -> Entity:
+    def entity(self, thing: world.Thing, rng, image=None) -> BoxEntity:
         phrase = thing.name if rng.random() < world.BARE else thing.phrase
         feature = self.features[phrase] + self.spread * torch.randn(WIDTH)
-        return Entity(Box(*thing.box), phrase, feature, image)
+        return BoxEntity(Box(*thing.box), phrase, feature, image)

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from gligen_ops.entity import SpatialMap
-from gligen_ops.first_conv import Downsampler
-from gligen_ops.map_tokens import MapTokenizer
-from gligen_ops.training import widened
+from gligen_ops.entities import SpatialMap
+from gligen_ops.layers.first_conv import Downsampler
+from gligen_ops.learning.training import widened
+from gligen_ops.tokenizers.maps import MapTokenizer
 
 from .. import eye, world
 from .adapter import WIDTH, Adapter, Example

@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
-from gligen_ops.entity import Box, Entity
-from gligen_ops.fit import fit
-from gligen_ops.text_image_tokens import TextImageTokenizer
+from gligen_ops.entities import Box, BoxEntity
+from gligen_ops.learning.fit import fit
+from gligen_ops.tokenizers.text_image import TextImageTokenizer
 
 from .. import data, train_vae, train_vision, world
 from ..stages import RUN
@@ -58,7 +58,9 @@ class Images(Adapter):
             picked = [things[i] for i in rng.integers(len(things), size=count)]
             entities = [self.entity(thing, rng) for thing in picked]
             boxes, mask, text_mask, image_mask, text, image = own.inputs(entities)
-            named = [Entity(Box(*t.box), t.phrase, self.phrases.features[t.phrase]) for t in picked]
+            named = [
+                BoxEntity(Box(*t.box), t.phrase, self.phrases.features[t.phrase]) for t in picked
+            ]
             features = tokenizer.inputs(named)[-1]
             with torch.no_grad():
                 taught = [tokenizer(boxes, given, features) for given in (text_mask, image_mask)]
@@ -73,7 +75,7 @@ class Images(Adapter):
         if index >= self.first_styled:
             shown = world.SHAPES[rng.integers(len(world.SHAPES))]
             image = self.picture((things[0].colour, shown), rng)
-            return Example([Entity(STYLE, "style", image=image)], self.regions([WHOLE]))
+            return Example([BoxEntity(STYLE, "style", image=image)], self.regions([WHOLE]))
         entities = [self.entity(t, rng) for t in things if rng.random() < KEEP]
         return Example(entities, self.regions([e.box for e in entities]))
 
@@ -84,13 +86,13 @@ class Images(Adapter):
             return ""
         return world.caption(self.scenes[index], rng, coloured=index < self.first_styled)
 
-    def entity(self, thing: world.Thing, rng) -> Entity:
+    def entity(self, thing: world.Thing, rng) -> BoxEntity:
         use = rng.choice(USES, p=SHARES)
         if use == "text":
             return self.phrases.entity(thing, rng)
         image = self.picture((thing.colour, thing.shape), rng)
         if use == "image":
-            return Entity(Box(*thing.box), image=image)
+            return BoxEntity(Box(*thing.box), image=image)
         return self.phrases.entity(thing, rng, image)
 
     def picture(self, label: tuple[str, str], rng) -> torch.Tensor:

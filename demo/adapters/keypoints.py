@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from gligen_ops.entity import Pose
-from gligen_ops.keypoint_tokens import POINTS, KeypointTokenizer
+from gligen_ops.entities import Pose
+from gligen_ops.tokenizers.keypoints import POINTS, KeypointTokenizer
 
 from .. import data, train_vae, world
 from .adapter import WIDTH, Adapter, Example

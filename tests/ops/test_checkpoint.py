@@ -19,14 +19,14 @@ from files import (
     save_shards,
     scaled,
 )
-from gligen_pack.gligen_ops.checkpoint import (
+from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.files.checkpoint import (
     build_gligen,
     checkpoint_of,
     load_gligen,
     read_gligen,
     state_dict_of,
 )
-from gligen_pack.gligen_ops.errors import GligenError
 from gligen_pack.gligen_ops.model import Block
 from safetensors.torch import save_file
 
@@ -149,7 +149,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import conftest
-from gligen_pack.gligen_ops.checkpoint import load_gligen, read_gligen
+from gligen_pack.gligen_ops.files.checkpoint import load_gligen, read_gligen
 
 def status(what):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from files import SD15_WIDTHS
-from gligen_pack.gligen_ops.box_tokens import SLOTS, BoxTokenizer
 from gligen_pack.gligen_ops.model import Gligen
 from gligen_pack.gligen_ops.schedule import BetaSchedule
+from gligen_pack.gligen_ops.tokenizers.box import SLOTS, BoxTokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
 PLAIN = 803e9  # FLOPs of the UNet of SD 1.5, one forward of one picture of 512 × 512

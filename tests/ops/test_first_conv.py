@@ -4,9 +4,9 @@ import pytest
 import reference
 import small
 import torch
-from gligen_pack.gligen_ops.entity import Inpainting, SpatialMap
-from gligen_pack.gligen_ops.first_conv import FirstConv
+from gligen_pack.gligen_ops.entities import Inpainting, SpatialMap
 from gligen_pack.gligen_ops.kinds import KINDS
+from gligen_pack.gligen_ops.layers.first_conv import FirstConv
 from reference import relative
 from torch.nn import functional as F
 

@@ -15,7 +15,8 @@ from files import (
     save_pruned,
     scaled,
 )
-from gligen_pack.gligen_ops.checkpoint import (
+from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.files.checkpoint import (
     Checkpoint,
     build_gligen,
     checkpoint_of,
@@ -24,14 +25,13 @@ from gligen_pack.gligen_ops.checkpoint import (
     save_gligen,
     tensors_of,
 )
-from gligen_pack.gligen_ops.errors import GligenError
-from gligen_pack.gligen_ops.first_conv import FirstConv
-from gligen_pack.gligen_ops.gated import GatedSelfAttention
-from gligen_pack.gligen_ops.gated_cross import GatedCrossAttention
-from gligen_pack.gligen_ops.gated_grid import GatedGridAttention
+from gligen_pack.gligen_ops.files.tensor_files import strings_in
 from gligen_pack.gligen_ops.kinds import KINDS, kind_of
+from gligen_pack.gligen_ops.layers.first_conv import FirstConv
+from gligen_pack.gligen_ops.layers.gated_cross import GatedCrossAttention
+from gligen_pack.gligen_ops.layers.gated_grid import GatedGridAttention
+from gligen_pack.gligen_ops.layers.gated_self_attention import GatedSelfAttention
 from gligen_pack.gligen_ops.model import Block, Gligen
-from gligen_pack.gligen_ops.tensor_files import strings_in
 
 WIDTHS = scaled(SD15_WIDTHS, 40)
 KIND = {kind.name: kind for kind in KINDS}
@@ -99,7 +99,7 @@ def test_a_loaded_model_makes_tokens_and_grounds(tmp_path, all_tensors, name):
     gligen = load_gligen(tmp_path / "model.safetensors")
     with torch.no_grad():
         tokens = gligen.position_net(*gligen.position_net.inputs([]))
-        assert tokens.shape == (1, len(gligen.position_net.owners), gligen.token_width)
+        assert tokens.shape == (1, len(gligen.position_net.slot_of_token), gligen.token_width)
         layer = gligen.layer(Block("input", 1, 0))
         v = torch.randn(1, 16, 8)
         assert not torch.equal(layer(v, layer.keys(tokens), 2, layer.gates()), v)
@@ -204,7 +204,7 @@ def test_the_fuser_is_found_out_and_kept(tmp_path, fuser, zipped):
 
 def test_gated_ca_is_known_by_its_tensors_whatever_a_file_says():
     tensors = make("text box", "gatedCA")
-    gligen = build_gligen(checkpoint_of(tensors, told=["gatedSA2"]))
+    gligen = build_gligen(checkpoint_of(tensors, hints=["gatedSA2"]))
     assert gligen.fuser == "gatedCA"
     assert gligen.token_width == 24
 
@@ -225,7 +225,7 @@ def test_what_a_saved_file_says_of_its_layers_is_believed_before_its_folder(tmp_
 
 def test_gated_sa2_of_tokens_that_are_no_square_is_refused():
     with pytest.raises(GligenError, match="square grid, and its text box tokenizer makes 30"):
-        build_gligen(checkpoint_of(make("text box"), told=["gatedSA2"]))
+        build_gligen(checkpoint_of(make("text box"), hints=["gatedSA2"]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -308,7 +308,7 @@ def test_the_width_of_the_mlp_is_read_from_the_file(tmp_path, name):
         kind.tokenizer(*widths, hidden=40), 16, {Block("middle", 0, 0): 32},
         first_conv=first_conv, kind=kind,
     )  # fmt: skip
-    save_gligen(checkpoint_of(tensors_of(gligen), told=[name]), tmp_path / "narrow.safetensors")
+    save_gligen(checkpoint_of(tensors_of(gligen), hints=[name]), tmp_path / "narrow.safetensors")
     again = load_gligen(tmp_path / "narrow.safetensors")
     assert again.kind is kind
     assert same(again.state_dict(), gligen.state_dict())

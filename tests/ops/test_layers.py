@@ -6,9 +6,9 @@ import pytest
 import reference
 import small
 import torch
-from gligen_pack.gligen_ops.gated import GatedSelfAttention
-from gligen_pack.gligen_ops.gated_cross import GatedCrossAttention
-from gligen_pack.gligen_ops.gated_grid import GatedGridAttention
+from gligen_pack.gligen_ops.layers.gated_cross import GatedCrossAttention
+from gligen_pack.gligen_ops.layers.gated_grid import GatedGridAttention
+from gligen_pack.gligen_ops.layers.gated_self_attention import GatedSelfAttention
 from reference import relative
 
 TOLERANCE = 1e-5

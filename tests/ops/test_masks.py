@@ -1,6 +1,6 @@
 """The region that inpainting paints."""
 
-from gligen_pack.gligen_ops.entity import Box
+from gligen_pack.gligen_ops.entities import Box
 from gligen_pack.gligen_ops.masks import boxes_mask
 
 

@@ -4,13 +4,13 @@ import pytest
 import reference
 import small
 import torch
-from gligen_pack.gligen_ops.box_tokens import BoxTokenizer
-from gligen_pack.gligen_ops.convnext import ConvNeXt, authors_name, own_name
-from gligen_pack.gligen_ops.entity import Box, Entity, Pose, SpatialMap
-from gligen_pack.gligen_ops.fourier import fourier_embedding
-from gligen_pack.gligen_ops.keypoint_tokens import KeypointTokenizer
-from gligen_pack.gligen_ops.map_tokens import MapTokenizer, SemanticMapTokenizer
-from gligen_pack.gligen_ops.text_image_tokens import TextImageTokenizer
+from gligen_pack.gligen_ops.entities import Box, BoxEntity, Pose, SpatialMap
+from gligen_pack.gligen_ops.tokenizers.box import BoxTokenizer
+from gligen_pack.gligen_ops.tokenizers.convnext import ConvNeXt, authors_name, host_name
+from gligen_pack.gligen_ops.tokenizers.fourier import fourier_embedding
+from gligen_pack.gligen_ops.tokenizers.keypoints import KeypointTokenizer
+from gligen_pack.gligen_ops.tokenizers.maps import MapTokenizer, SemanticMapTokenizer
+from gligen_pack.gligen_ops.tokenizers.text_image import TextImageTokenizer
 from reference import relative
 from tensors import Tensors
 
@@ -119,7 +119,7 @@ def test_an_empty_slot_does_not_show_what_is_written_in_it(kind):
 
 def box_entity(x, text=True, image=True):
     features = [torch.randn(96) if given else None for given in (text, image)]
-    return Entity(Box(x, 0.1, x + 0.2, 0.9), "a cat", *features)
+    return BoxEntity(Box(x, 0.1, x + 0.2, 0.9), "a cat", *features)
 
 
 def entities(kind, count):
@@ -137,7 +137,7 @@ def test_inputs_are_a_batch_of_one_in_float32(kind):
     for count in {0, 1, tokenizer.slots}:
         inputs = tokenizer.inputs(entities(kind, count))
         assert all(t is None or (len(t) == 1 and t.dtype == torch.float32) for t in inputs)
-        assert tokenizer(*inputs).shape[:2] == (1, len(tokenizer.owners))
+        assert tokenizer(*inputs).shape[:2] == (1, len(tokenizer.slot_of_token))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,8 +158,8 @@ def test_a_slot_makes_the_tokens_that_it_owns_and_no_others(kind):
     slot = tokenizer.slots - 1
     with_it, without = (tokenizer(*tokenizer.inputs(e))[0] for e in (given, given[:slot]))
     changed = (with_it != without).any(-1).tolist()
-    assert changed == [owner == slot for owner in tokenizer.owners]
-    assert set(tokenizer.owners) == set(range(tokenizer.slots))
+    assert changed == [owner == slot for owner in tokenizer.slot_of_token]
+    assert set(tokenizer.slot_of_token) == set(range(tokenizer.slots))
 
 
 def test_an_entity_without_text_or_image_masks_that_half_alone():
@@ -248,5 +248,5 @@ def test_names_of_convnext_map_one_to_one_onto_the_authors():
     shapes = {authors_name(name): shape for name, shape in own.items()}
     assert len(own) == 178
     assert shapes == {name: tensor.shape for name, tensor in authors.tensors.items()}
-    assert [own_name(authors_name(name)) for name in own] == list(own)
-    assert {own_name(name) for name in authors.tensors} == own.keys()
+    assert [host_name(authors_name(name)) for name in own] == list(own)
+    assert {host_name(name) for name in authors.tensors} == own.keys()

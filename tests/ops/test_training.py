@@ -3,12 +3,12 @@
 import pytest
 import small
 import torch
-from gligen_pack.gligen_ops import training
-from gligen_pack.gligen_ops.box_tokens import BoxTokenizer
-from gligen_pack.gligen_ops.entity import Inpainting, SpatialMap
-from gligen_pack.gligen_ops.first_conv import Downsampler, KnownRegion
-from gligen_pack.gligen_ops.map_tokens import MapTokenizer
+from gligen_pack.gligen_ops.entities import Inpainting, SpatialMap
+from gligen_pack.gligen_ops.layers.first_conv import Downsampler, KnownRegion
+from gligen_pack.gligen_ops.learning import training
 from gligen_pack.gligen_ops.model import Block, Gligen
+from gligen_pack.gligen_ops.tokenizers.box import BoxTokenizer
+from gligen_pack.gligen_ops.tokenizers.maps import MapTokenizer
 
 BLOCK = Block("middle", 0, 0)
 WIDTH = 32

@@ -1,0 +1,299 @@
+"""What a user grounds: an entity with a place. Places are fractions of the image, 0..1.
+
+A kind of grounding has an entity of its own, which answers what any of them is asked: what of it lies in a
+region of the picture, how it is called and drawn, and whether it makes grounding tokens, extra channels of
+the first convolution, or both.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d, interpolate
+
+from .errors import GligenError
+
+Point = tuple[float, float]
+Size = tuple[int, int]
+"""Height and width of a latent."""
+LEAST_SHARE = 0.2
+"""How much of a box has to lie in a region for it to belong there: where a model is shown a slice of a thing,
+it paints a whole small one."""
+LEAST_PAINT = 0.05
+"""How white a mask has to be somewhere in a latent pixel for it to be painted."""
+DIGITS = 5  # of a place relative to a region, beyond which lies rounding
+BONES = (
+    *((0, 1), (0, 2), (1, 3), (2, 4)),  # head
+    *((5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),  # shoulders and arms
+    *((5, 11), (6, 12), (11, 12)),
+    *((11, 13), (13, 15), (12, 14), (14, 16)),  # legs
+)
+"""Pairs of COCO's 17 points."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle by its corners, fractions of the image: x to the right, y down."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    @staticmethod
+    def from_size(x: float, y: float, width: float, height: float) -> "Box":
+        return Box(x, y, x + width, y + height)
+
+    @property
+    def width(self) -> float:
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> float:
+        return self.y1 - self.y0
+
+    def problem(self) -> str | None:
+        """Why this box cannot be used, in words for the user; None where it can."""
+        values = (self.x0, self.y0, self.x1, self.y1)
+        if not all(math.isfinite(v) for v in values):
+            return "it has a value that is not a finite number"
+        if self.x1 <= self.x0 or self.y1 <= self.y0:
+            return "its width and height must be above 0"
+        slack = 1e-4  # of rounding
+        if min(values) < -slack or max(values) > 1 + slack:
+            return (
+                f"it reaches from {self.x0:.4g} to {self.x1:.4g} in x and from {self.y0:.4g} to "
+                f"{self.y1:.4g} in y, outside of the image, which is 0 to 1 in both. Lower x or width, "
+                "y or height"
+            )
+        return None
+
+    def relative_to(self, region: "Box") -> "Box":
+        """This box in fractions of a region."""
+        if region == WHOLE:
+            return self
+        x0, x1 = ((x - region.x0) / region.width for x in (self.x0, self.x1))
+        y0, y1 = ((y - region.y0) / region.height for y in (self.y0, self.y1))
+        return Box(*(round(v, DIGITS) for v in (x0, y0, x1, y1)))
+
+    def placed_in(self, area: "Box") -> "Box":
+        """This box, which is in fractions of an area, in fractions of the picture that has the area."""
+        if area == WHOLE:
+            return self
+        x0, x1 = (area.x0 + x * area.width for x in (self.x0, self.x1))
+        y0, y1 = (area.y0 + y * area.height for y in (self.y0, self.y1))
+        return Box(x0, y0, x1, y1)
+
+    def pixels(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of a picture of height × width that the box covers, at least one of each."""
+        y0, x0 = min(round(self.y0 * height), height - 1), min(round(self.x0 * width), width - 1)
+        y1, x1 = max(round(self.y1 * height), y0 + 1), max(round(self.x1 * width), x0 + 1)
+        return slice(max(y0, 0), y1), slice(max(x0, 0), x1)
+
+
+WHOLE = Box(0.0, 0.0, 1.0, 1.0)
+
+
+class Sketch(NamedTuple):
+    """How an entity is drawn, in fractions of the picture."""
+
+    box: Box | None = None
+    lines: tuple[tuple[Point, Point], ...] = ()
+    dots: tuple[Point, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Entity:
+    """What is grounded. of_area: its place is relative to the area that its conditioning is for, if that is
+    for one."""
+
+    makes_tokens: ClassVar[bool] = True
+    makes_channels: ClassVar[bool] = False
+    of_area: ClassVar[bool] = True
+    noun: ClassVar[str] = "thing"
+
+    def __init_subclass__(cls) -> None:
+        torch.serialization.add_safe_globals([cls])  # a saved conditioning holds it
+
+    def within(self, region: Box) -> "Entity | None":
+        """What of it lies in a region of the picture, in fractions of that; None where it does not belong
+        there."""
+        raise NotImplementedError
+
+    def placed_in(self, area: Box) -> "Entity":
+        """The same, in fractions of the picture that has the area which it is relative to."""
+        return self
+
+    def fitted(self, size: Size, side: int | None) -> "Entity":
+        """The same for a latent of this size, and for a tokenizer that takes maps of side × side."""
+        return self
+
+    def label(self) -> str:
+        """What it is called; "" where it has no name of its own, and is one of many of its `noun`."""
+        return ""
+
+    def sketch(self) -> Sketch:
+        return Sketch()
+
+
+torch.serialization.add_safe_globals([Box])
+
+
+@dataclass(frozen=True)
+class PhraseBox:
+    """A phrase and the box in which it shall appear."""
+
+    phrase: str
+    box: Box
+
+
+@dataclass(frozen=True, eq=False)
+class BoxEntity(Entity):
+    """A thing in a box. A style has a box that is none, and belongs to every region."""
+
+    noun: ClassVar[str] = "box"
+
+    box: Box
+    phrase: str = ""
+    text: Tensor | None = None  # [F], feature of the phrase
+    image: Tensor | None = None  # [F], feature of a picture
+
+    @property
+    def is_style(self) -> bool:
+        return self.box.problem() is not None
+
+    def within(self, region: Box) -> "BoxEntity | None":
+        if region == WHOLE or self.is_style:
+            return self
+        b = self.box
+        x0, y0 = max(b.x0, region.x0), max(b.y0, region.y0)
+        x1, y1 = min(b.x1, region.x1), min(b.y1, region.y1)
+        if x0 >= x1 or y0 >= y1 or (x1 - x0) * (y1 - y0) < LEAST_SHARE * b.width * b.height:
+            return None
+        return replace(self, box=Box(x0, y0, x1, y1).relative_to(region))
+
+    def placed_in(self, area: Box) -> "BoxEntity":
+        return self if self.is_style else replace(self, box=self.box.placed_in(area))
+
+    def label(self) -> str:
+        return self.phrase
+
+    def sketch(self) -> Sketch:
+        return Sketch() if self.is_style else Sketch(box=self.box)
+
+
+@dataclass(frozen=True, eq=False)
+class Pose(Entity):
+    """A person, by keypoints."""
+
+    noun: ClassVar[str] = "person"
+
+    points: Tensor  # [17, 2], xy in COCO's order, fractions of the image; (0, 0) where missing
+
+    def within(self, region: Box) -> "Pose | None":
+        if region == WHOLE:
+            return self
+        corner, size = torch.tensor([[region.x0, region.y0], [region.width, region.height]])
+        points = (self.points - corner) / size
+        inside = self.is_there() & (points >= 0).all(1) & (points <= 1).all(1)
+        return Pose(points * inside[:, None]) if inside.any() else None
+
+    def placed_in(self, area: Box) -> "Pose":
+        corner, size = torch.tensor([[area.x0, area.y0], [area.width, area.height]])
+        return Pose((corner + self.points * size) * self.is_there()[:, None])
+
+    def is_there(self) -> Tensor:
+        """Of each point, [17]."""
+        return (self.points != 0).any(1)
+
+    def sketch(self) -> Sketch:
+        there = dict(enumerate(map(tuple, self.points.tolist())))
+        there = {i: there[i] for i in self.is_there().nonzero().flatten().tolist()}
+        bones = ((there[a], there[b]) for a, b in BONES if a in there and b in there)
+        return Sketch(lines=tuple(bones), dots=tuple(there.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class SpatialMap(Entity):
+    """Edges, depth, normals or classes of the whole image."""
+
+    makes_channels: ClassVar[bool] = True
+
+    picture: Tensor  # [C, H, W], -1..1, or one-hot classes
+    has_classes: bool = False
+
+    def within(self, region: Box) -> "SpatialMap":
+        if region == WHOLE:
+            return self
+        rows, columns = region.pixels(*self.picture.shape[-2:])
+        return replace(self, picture=self.picture[:, rows, columns])
+
+    def fitted(self, size: Size, side: int | None) -> "SpatialMap":
+        """The middle of the map in the aspect of the latent, squeezed into side × side. The authors do so
+        with square pictures: `crop_and_resize` in gligen_inference.py of gligen/GLIGEN."""
+        if side is None:
+            return self
+        picture = middle(self.picture, size)[None]
+        if picture.shape[-2:] == (side, side):
+            return replace(self, picture=picture[0])
+        if self.has_classes:
+            resized = interpolate(picture, (side, side), mode="nearest-exact")
+        else:
+            resized = interpolate(picture, (side, side), mode="bicubic", antialias=True).clamp(
+                -1, 1
+            )
+        return replace(self, picture=resized[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting(Entity):
+    """The part of an image that stays. It is of the whole image, whatever area a conditioning is for."""
+
+    makes_tokens: ClassVar[bool] = False
+    makes_channels: ClassVar[bool] = True
+    of_area: ClassVar[bool] = False
+
+    known: Tensor  # [1, 4, h, w], the latent as the UNet sees it
+    mask: Tensor  # [1, 1, H, W], 1 where known, 0 where to be painted
+
+    def within(self, region: Box) -> "Inpainting":
+        if region == WHOLE:
+            return self
+        known, mask = (t[(..., *region.pixels(*t.shape[-2:]))] for t in (self.known, self.mask))
+        return Inpainting(known, mask)
+
+    def fitted(self, size: Size, side: int | None) -> "Inpainting":
+        known = self.known
+        if known.shape[-2:] != size:
+            known = interpolate(known, size, mode="bilinear")
+        return Inpainting(known, 1 - painted(1 - self.mask, size))
+
+
+def painted(mask: Tensor, size: Size) -> Tensor:
+    """Which latent pixels are painted, 1 or 0 [..., h, w], by a mask [..., H, W] of 0..1: those in which it
+    is white anywhere, so that soft and thin masks are painted too."""
+    return (adaptive_max_pool2d(mask, size) >= LEAST_PAINT).to(mask)
+
+
+def middle(picture: Tensor, size: Size) -> Tensor:
+    """The middle of a picture [C, H, W] in the aspect of this size."""
+    height, width = picture.shape[-2:]
+    rows = min(height, max(1, round(width * size[0] / size[1])))
+    columns = min(width, max(1, round(height * size[1] / size[0])))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return picture[:, top : top + rows, left : left + columns]
+
+
+def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
+    """The same boxes, or one GligenError that names every bad one."""
+    problems = []
+    for number, entity in enumerate(boxes, start=1):
+        reason = "its text is empty" if not entity.phrase.strip() else entity.box.problem()
+        if reason:
+            name = f" ({entity.phrase.strip()})" if entity.phrase.strip() else ""
+            problems.append(f"Box {number}{name}: {reason}.")
+    if problems:
+        raise GligenError("\n".join(problems))
+    return boxes

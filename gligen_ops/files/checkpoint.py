@@ -1,0 +1,221 @@
+"""GLIGEN checkpoints of every kind and layout: read, built into a model, and saved.
+
+Originals: `load_ckpt` in gligen_inference.py and `save_ckpt_and_result` in trainer.py of gligen/GLIGEN.
+Layouts and names: names.py.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import GligenError
+from ..kinds import FIRST_CONV, TOKENIZER, Kind, kind_of
+from ..layers.first_conv import LATENT
+from ..model import FUSERS, Block, Gligen
+from ..shapes import Shapes, agreed, vote
+from .names import authors_name_in_file, authors_names, gligen_names
+from .tensor_files import metadata_in, read_tensors, strings_in, tensors_in
+
+SIDES = ("input", "middle", "output")  # in the order in which the UNet runs them
+FUSER = re.compile(r"(?:(input|output)_blocks\.(\d+)|middle_block)\.1\.transformer_blocks\.(\d+)")
+WIDE_AS_BLOCK = ("linear.", "attn.", "ff.net.2.", "norm")
+WIDE_AS_TOKENS = ("linear.weight", "attn.to_k.weight", "attn.to_v.weight")
+SHARD = re.compile(r"(.+-)\d{5}(-of-(\d{5})\.\w+)")
+LISTED = 8
+
+
+class Checkpoint(NamedTuple):
+    """tensors: by the authors' names (`….fuser.*`, `position_net.*`, `downsample_net.*`, and the
+    `input_blocks.0.0.*` that takes other than the 4 channels of Stable Diffusion), in their own dtypes.
+    fuser: of `FUSERS`. name: what messages call it. source: where the weights are from."""
+
+    tensors: dict[str, Tensor]
+    kind: Kind
+    fuser: str = "gatedSA"
+    name: str = "the file"
+    source: str = ""
+
+
+def checkpoint_of(
+    tensors: Mapping[str, Tensor],
+    name: str = "the file",
+    hints: Sequence[str] = (),
+    source: str = "",
+) -> Checkpoint:
+    """Tensors by the authors' names, and what they are. hints: what else is known of kind and fuser,
+    the surest first (see `kind_of`): the tensors alone do not tell canny from depth, nor gatedSA2 from
+    gatedSA."""
+    fuser = "gatedCA"
+    if any(".fuser.linear." in key for key in tensors):
+        fuser = next((text for text in hints if text in ("gatedSA", "gatedSA2")), "gatedSA")
+    return Checkpoint(dict(tensors), kind_of(_shapes_of(tensors), hints), fuser, name, source)
+
+
+def read_gligen(path: str | PathLike) -> Checkpoint:
+    """GLIGEN's tensors of a file, of all its parts where it is `…-00001-of-00003…`.
+
+    Raises GligenError where the file cannot be read or holds no gated layers.
+    """
+    path = Path(path)
+    parts = _parts(path)
+    tensors: dict[str, Tensor] = {}
+    for part in parts:
+        tensors |= read_tensors(part, _wanted(part, tensors))
+    if not any(".fuser." in name for name in tensors):
+        raise GligenError(
+            f"{path.name} contains no gated layers (fuser), so it is not a GLIGEN model: choose "
+            "one, such as gligen_sd14_textbox_pruned.safetensors."
+        )
+    if vote(_shapes_of(tensors), f"{FIRST_CONV}weight", 4, 1) == [LATENT]:
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(FIRST_CONV)}
+    metadata = metadata_in(parts[0])
+    hints = [metadata.get(f"gligen_{what}", "") for what in ("kind", "fuser")]
+    hints += [text for text in strings_in(parts[0]) if "_grounding_net" in text or text in FUSERS]
+    hints += [path.name, path.parent.name]
+    return checkpoint_of(tensors, path.name, hints, metadata.get("gligen_source", path.name))
+
+
+def build_gligen(checkpoint: Checkpoint, operations=nn) -> Gligen:
+    """The model that the tensors belong to, in the dtype of the first of them. Its weights are not
+    loaded: their memory is untouched, and costs nothing where `load_state_dict` assigns.
+
+    Raises one GligenError of all that is missing, unexpected or of the wrong shape.
+    """
+    tensors, kind, fuser, name, _ = checkpoint
+    if not any(key.startswith(TOKENIZER) for key in tensors):
+        raise GligenError(
+            f"{name} holds gated layers but not the tokenizer of the grounding (position_net) that "
+            "they need: choose a file of the whole model."
+        )
+    shapes = _shapes_of(tensors)
+    widths, token_width = _widths(shapes)
+
+    def model(operations) -> Gligen:
+        tokenizer = kind.build_tokenizer(shapes, token_width, operations)
+        first_conv = kind.build_first_conv(shapes, next(iter(widths.values()), 1), operations)
+        return Gligen(tokenizer, token_width, widths, operations, fuser, first_conv, kind)
+
+    with torch.device("meta"):
+        plain = model(nn)
+        gligen = model(operations).to(next(iter(tensors.values())).dtype)
+    weights = plain.state_dict()
+    authors = authors_names(plain, list(weights))
+    _check(shapes, {authors[own]: tuple(w.shape) for own, w in weights.items()}, name, kind)
+    grounding_tokens = len(gligen.position_net.slot_of_token)
+    if fuser == "gatedSA2" and math.isqrt(grounding_tokens) ** 2 != grounding_tokens:
+        raise GligenError(
+            f"{name} has gated layers (gatedSA2) for grounding tokens on a square grid, and its {kind} "
+            f"tokenizer makes {grounding_tokens}: choose another file."
+        )
+    return gligen.to_empty(device="cpu")
+
+
+def state_dict_of(gligen: Gligen, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the authors' names by the names that `gligen.load_state_dict` wants."""
+    names = gligen_names(gligen, list(tensors))
+    return {names[name]: tensor for name, tensor in tensors.items()}
+
+
+def tensors_of(gligen: Gligen) -> dict[str, Tensor]:
+    """The weights of a model by the authors' names."""
+    state = gligen.state_dict()
+    authors = authors_names(gligen, list(state))
+    return {authors[name]: tensor for name, tensor in state.items()}
+
+
+def load_gligen(path: str | PathLike, operations=nn) -> Gligen:
+    """The GLIGEN of a file, its weights those of the file, in their dtypes."""
+    checkpoint = read_gligen(path)
+    gligen = build_gligen(checkpoint, operations)
+    gligen.load_state_dict(state_dict_of(gligen, checkpoint.tensors), assign=True)
+    return gligen
+
+
+def save_gligen(checkpoint: Checkpoint, file: str | PathLike) -> None:
+    """Write a safetensors file of GLIGEN's tensors, by the authors' names, which `read_gligen` reads
+    back as they are, with what else the checkpoint knows."""
+    content = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    metadata = {
+        "gligen_kind": checkpoint.kind.name,
+        "gligen_fuser": checkpoint.fuser,
+        "gligen_source": checkpoint.source,
+    }
+    save_file(content, file, metadata)
+
+
+def _parts(path: Path) -> list[Path]:
+    shard = SHARD.fullmatch(path.name)
+    if not shard:
+        return [path]
+    return [path.with_name(f"{shard[1]}{i:05}{shard[2]}") for i in range(1, int(shard[3]) + 1)]
+
+
+def _wanted(part: Path, others: Mapping[str, Tensor]) -> dict:
+    """Where a file has GLIGEN's tensors. others: what parts before it had."""
+    wanted = {}
+    for name, stored in tensors_in(part).items():
+        own = authors_name_in_file(name)
+        if own is None:
+            continue
+        if own in wanted or own in others:
+            raise GligenError(f"{part.name} holds {own} twice: choose a file of one model.")
+        if stored.dtype is None or not stored.dtype.is_floating_point:
+            raise GligenError(
+                f"{part.name} holds {name} quantized to integers: choose the model in float16, "
+                "bfloat16 or float32."
+            )
+        wanted[own] = stored
+    return wanted
+
+
+def _shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _widths(shapes: Shapes) -> tuple[dict[Block, int], int]:
+    """Widths of the blocks, as the UNet runs them, and of the tokens."""
+    outputs: dict[Block, list[int]] = {}
+    tokens = vote(shapes, f"{TOKENIZER}linears.4.bias", 1, 0)
+    linear = any(".fuser.linear." in name for name in shapes)
+    from_tokens = WIDE_AS_TOKENS[:1] if linear else WIDE_AS_TOKENS[1:]
+    for key, shape in shapes.items():
+        place, _, rest = key.partition(".fuser.")
+        match = FUSER.fullmatch(place)
+        if match and shape and rest.startswith(WIDE_AS_BLOCK):
+            side, number, index = match.groups(default="0")
+            block = Block("middle" if side == "0" else side, int(number), int(index))
+            outputs.setdefault(block, []).append(shape[0])
+            if rest in from_tokens:
+                tokens += vote(shapes, key, 2, 1)
+    order = sorted(outputs, key=lambda block: (SIDES.index(block.kind), *block[1:]))
+    return {block: agreed(outputs[block], 1) for block in order}, agreed(tokens, 1)
+
+
+def _check(shapes: Shapes, expected: Shapes, name: str, kind: Kind) -> None:
+    wrong = [
+        f"{key} is {list(shape)} and not {list(expected[key])}"
+        for key, shape in shapes.items()
+        if key in expected and shape != expected[key]
+    ]
+    problems = {
+        "missing": [key for key in expected if key not in shapes],
+        "unexpected": [key for key in shapes if key not in expected],
+        "of the wrong shape": wrong,
+    }
+    listed = [
+        f"{len(keys)} {problem} ({', '.join(keys[:LISTED])}{', …' if len(keys) > LISTED else ''})"
+        for problem, keys in problems.items()
+        if keys
+    ]
+    if listed:
+        raise GligenError(
+            f"{name} does not hold a complete {kind} GLIGEN. Its tensors: {'; '.join(listed)}. "
+            "Download it again, or choose another file."
+        )

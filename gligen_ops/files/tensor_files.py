@@ -1,0 +1,241 @@
+"""Tensors of a file, found by name without reading them: safetensors and both of torch.save's.
+
+Formats: "Format" in README.md of huggingface/safetensors; `_save` and `_legacy_save` in
+torch/serialization.py of pytorch/pytorch. Only the tensors asked for are read, each into memory of
+its own, so the file is neither mapped nor kept open.
+"""
+
+import io
+import json
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
+from operator import index
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..errors import GligenError
+from .pickles import Unpickler, View
+
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+class Stored(NamedTuple):
+    """A tensor in a file. dtype: None where torch has none for it; stride: in elements; start: of
+    the first element, in bytes."""
+
+    dtype: torch.dtype | None
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: int
+
+    @property
+    def span(self) -> int:
+        """Elements from the first to the last in the file."""
+        steps = zip(self.shape, self.stride, strict=True)
+        return 1 + sum((n - 1) * s for n, s in steps) if all(self.shape) else 0
+
+    def read(self, file: BinaryIO) -> Tensor:
+        data = torch.empty(self.span * self.dtype.itemsize, dtype=torch.uint8)
+        file.seek(self.start)
+        if file.readinto(data.numpy()) != data.numel():
+            raise EOFError
+        return data.view(self.dtype).as_strided(self.shape, self.stride)
+
+
+def tensors_in(path: Path) -> dict[str, Stored]:
+    """The tensors of a file; names of a mapping within the top one (`model`) begin with its key.
+
+    Raises GligenError where the file cannot be opened, is no model, is damaged, or is a pickle that
+    asks for more than tensors and settings.
+    """
+    return _read(path, _in_safetensors, _in_zip, _in_legacy)
+
+
+def metadata_in(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing of other files. Raises as `tensors_in` does."""
+    return _read(path, _metadata, lambda file: {}, lambda file: {})
+
+
+def strings_in(path: Path) -> list[str]:
+    """The texts in a file of torch.save, each once, such as those of a configuration; none of other
+    files. Raises as `tensors_in` does."""
+    return _read(path, lambda file: [], _strings_in_zip, _strings_in_legacy)
+
+
+def _read(path: Path, from_safetensors, from_zip, from_legacy):
+    """What the one for the file's format makes of the open file."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+            file.seek(0)
+            if head[8:9] == b"{":
+                return from_safetensors(file)
+            if head.startswith(b"PK\x03\x04"):
+                return from_zip(file)
+            if head.startswith(b"\x80"):
+                return from_legacy(file)
+    except (GligenError, OSError) as error:
+        raise _named(error, path) from error
+    except Exception as error:  # whatever the bytes of a damaged or hostile file lead to
+        raise _damaged(path) from error
+    raise GligenError(f"{path.name} is {_what(head)}: download the model's own file.")
+
+
+def read_tensors(path: Path, stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """Raises GligenError where the file cannot be opened or ends too early."""
+    try:
+        with path.open("rb") as file:
+            return {name: tensor.read(file) for name, tensor in stored.items()}
+    except OSError as error:
+        raise _named(error, path) from error
+    except EOFError as error:
+        raise _damaged(path) from error
+
+
+def _named(error: Exception, path: Path) -> GligenError:
+    if isinstance(error, OSError):
+        return GligenError(f"{path.name} cannot be opened: {error.strerror or error}.")
+    return GligenError(f"{path.name} {error}")
+
+
+def _damaged(path: Path) -> GligenError:
+    return GligenError(f"{path.name} is damaged or incomplete: download it again.")
+
+
+def _what(head: bytes) -> str:
+    if not head:
+        return "empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer and not the file it stands for"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "a web page and not a model"
+    return "neither a safetensors file nor a PyTorch checkpoint"
+
+
+def _in_safetensors(file: BinaryIO) -> dict[str, Stored]:
+    with safe_open(file.name, framework="pt"):
+        pass  # it has now checked the header, and that the data is all there
+    header, data = _header(file)
+    return {name: _entry(entry, data) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _metadata(file: BinaryIO) -> dict[str, str]:
+    return _header(file)[0].get("__metadata__", {})
+
+
+def _header(file: BinaryIO) -> tuple[dict, int]:
+    """The header, and where the data begins after it."""
+    size = int.from_bytes(file.read(8), "little")
+    return json.loads(file.read(size)), 8 + size
+
+
+def _entry(entry: dict, data: int) -> Stored:
+    shape = tuple(entry["shape"])
+    stride = torch.empty(shape, device="meta").stride()
+    dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
+    return Stored(dtype, shape, stride, data + entry["data_offsets"][0])
+
+
+def _in_zip(file: BinaryIO) -> dict[str, Stored]:
+    root, records = _records(file)
+    unpickler = Unpickler(io.BytesIO(_content(file, records[f"{root}data.pkl"])))
+    saved = unpickler.load()
+    places = {key: _place(file, records[f"{root}data/{key}"]) for key in unpickler.storages}
+    return dict(_stored(saved, places, file.seek(0, io.SEEK_END)))
+
+
+def _strings_in_zip(file: BinaryIO) -> list[str]:
+    root, records = _records(file)
+    return _strings(io.BytesIO(_content(file, records[f"{root}data.pkl"])))
+
+
+def _records(file: BinaryIO) -> tuple[str, dict[str, zipfile.ZipInfo]]:
+    """The folder that a model is in, and all records of an archive by their names."""
+    with zipfile.ZipFile(file) as archive:
+        records = {info.filename: info for info in archive.infolist()}
+    pickled = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if not pickled:
+        raise GligenError("is a zip archive without a model in it: unpack it first.")
+    root = pickled[0].removesuffix("data.pkl")
+    order = f"{root}byteorder"
+    if order in records and _content(file, records[order]) != b"little":
+        raise GligenError("was saved on a big-endian computer: save it again on another.")
+    return root, records
+
+
+def _content(file: BinaryIO, record: zipfile.ZipInfo) -> bytes:
+    start, size = _place(file, record)
+    file.seek(start)
+    return file.read(size)
+
+
+def _place(file: BinaryIO, record: zipfile.ZipInfo) -> tuple[int, int]:
+    """Start and size of a record's bytes (`zipfile` would insist on a CRC that torch may omit)."""
+    if record.compress_type != zipfile.ZIP_STORED:
+        raise GligenError("is a compressed zip archive: unpack it first.")
+    file.seek(record.header_offset + 26)
+    lengths = file.read(4)  # of the name and of the extra field, which end the 30 bytes of header
+    skip = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+    return record.header_offset + 30 + skip, record.file_size
+
+
+def _in_legacy(file: BinaryIO) -> dict[str, Stored]:
+    if Unpickler(file).load() != LEGACY_MAGIC:
+        raise GligenError("is a pickle, but not one of PyTorch: download the model's own file.")
+    for _ in ("protocol", "system"):
+        Unpickler(file).load()
+    unpickler = Unpickler(file)
+    saved = unpickler.load()
+    places = {}
+    for key in Unpickler(file).load():
+        size = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
+        places[key] = (file.tell(), size)
+        file.seek(size, io.SEEK_CUR)
+    return dict(_stored(saved, places, file.seek(0, io.SEEK_END)))
+
+
+def _strings_in_legacy(file: BinaryIO) -> list[str]:
+    for _ in ("magic number", "protocol", "system"):
+        _strings(file)
+    return _strings(file)
+
+
+def _strings(file: BinaryIO) -> list[str]:
+    """Those in the pickle at the file's place, in order, with none of it run."""
+    return [*dict.fromkeys(arg for _, arg, _ in pickletools.genops(file) if isinstance(arg, str))]
+
+
+def _stored(
+    saved, places: Mapping[str, tuple[int, int]], length: int
+) -> Iterator[tuple[str, Stored]]:
+    """places: start and size of each storage, length: that of the file, in bytes."""
+    for name, (storage, offset, shape, stride) in _views(saved):
+        start, size = places[storage.key]
+        first = start + index(offset) * storage.dtype.itemsize
+        stored = Stored(storage.dtype, tuple(map(index, shape)), tuple(map(index, stride)), first)
+        end = (offset + stored.span) * storage.dtype.itemsize
+        if min(offset, *shape, *stride, 0) < 0 or end > size or start + size > length:
+            raise ValueError(name)
+        yield name, stored
+
+
+def _views(saved) -> Iterator[tuple[str, View]]:
+    for name, value in saved.items() if isinstance(saved, dict) else ():
+        if isinstance(value, View):
+            yield str(name), value
+        elif isinstance(value, dict):
+            inside = ((k, v) for k, v in value.items() if isinstance(v, View))
+            yield from ((f"{name}.{k}", v) for k, v in inside)

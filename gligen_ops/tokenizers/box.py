@@ -1,0 +1,73 @@
+"""Grounding tokens of text boxes: GLIGEN (arXiv 2301.07093), section 3.1, equation 5.
+
+    h^e = MLP(f_text(e), Fourier(l))
+
+for an entity with phrase e in the box l. A slot without an entity takes learned null features.
+Original: `PositionNet` in ldm/modules/diffusionmodules/text_grounding_net.py of gligen/GLIGEN.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..entities import Box, BoxEntity
+from ..kinds import OFFICIAL, Kind
+from ..layers.first_conv import KnownRegion
+from ..shapes import Shapes, agreed, vote
+from .fourier import fourier_embedding, fourier_width
+from .mlp import HIDDEN, hidden_width, token_mlp
+from .slots import filled, or_null
+from .tokenizer import Tokenizer
+
+SLOTS = 30
+POSITION = fourier_width(4)
+
+
+def box_inputs(boxes: list[Box]) -> tuple[Tensor, Tensor]:
+    """Corners xyxy [1, 30, 4], fractions of the image, and their mask [1, 30]."""
+    corners = [torch.tensor([box.x0, box.y0, box.x1, box.y1]) for box in boxes]
+    return filled(corners, SLOTS, 4)
+
+
+class BoxTokenizer(Tokenizer):
+    """text_width: F of the phrase feature; token_width: D of the grounding tokens (768 on SD 1.x);
+    hidden: of the MLP."""
+
+    kinds = (
+        Kind("text box", OFFICIAL + "generation-text-box"),
+        Kind("text box inpainting", OFFICIAL + "inpainting-text-box", KnownRegion),
+    )
+    slots = SLOTS
+    slot_of_token = list(range(SLOTS))
+    tensor_names = frozenset({"linears", "null_positive_feature", "null_position_feature"})
+
+    def __init__(self, text_width: int, token_width: int, operations=nn, hidden: int = HIDDEN):
+        super().__init__()
+        self.linears = token_mlp(text_width + POSITION, token_width, operations, hidden)
+        self.null_positive_feature = nn.Parameter(torch.zeros(text_width))
+        self.null_position_feature = nn.Parameter(torch.zeros(POSITION))
+
+    @classmethod
+    def of(cls, shapes: Shapes, token_width: int, operations=nn) -> "BoxTokenizer":
+        """The one that has tensors of these shapes."""
+        text = vote(shapes, "null_positive_feature", 1, 0)
+        text += [n - POSITION for n in vote(shapes, "linears.0.weight", 2, 1)]
+        hidden = hidden_width(shapes, "linears")
+        return cls(agreed(text, token_width), token_width, operations, hidden)
+
+    @property
+    def text_width(self) -> int:
+        return self.null_positive_feature.shape[0]
+
+    def inputs(self, entities: list[BoxEntity]) -> tuple[Tensor, ...]:
+        """What `forward` takes, for at most `slots` entities with text; none: the null grounding."""
+        boxes, mask = box_inputs([entity.box for entity in entities])
+        text, _ = filled([entity.text for entity in entities], SLOTS, self.text_width)
+        return boxes, mask, text
+
+    def forward(self, boxes: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+        """boxes: [B, N, 4] corners xyxy as fractions of the image; mask: [B, N], 1 where there is an
+        entity, else 0; features: [B, N, F] of the phrases. Returns tokens [B, N, D].
+        """
+        text = or_null(features, mask, self.null_positive_feature)
+        position = or_null(fourier_embedding(boxes), mask, self.null_position_feature)
+        return self.linears(torch.cat([text, position], dim=-1))

@@ -1,0 +1,1 @@
+"""Features of phrases and pictures, by the host's encoders."""

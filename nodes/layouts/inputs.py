@@ -1,0 +1,26 @@
+"""Inputs that several nodes share."""
+
+from comfy_api.latest import io
+
+
+def fraction(name: str, default: float, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(
+        name, default=default, min=0.0, max=1.0, step=0.01, round=0.0001, tooltip=tooltip
+    )
+
+
+def box_inputs() -> list[io.Input]:
+    return [
+        fraction("x", 0.25, "Left edge, as a share of the image's width: 0 left, 1 right."),
+        fraction("y", 0.25, "Top edge, as a share of the image's height: 0 top, 1 bottom."),
+        fraction("width", 0.5, "Width of the box, as a share of the image's width."),
+        fraction("height", 0.5, "Height of the box, as a share of the image's height."),
+    ]
+
+
+def strength() -> io.Input:
+    return io.Float.Input(
+        "strength", default=1.0, min=0.0, max=10.0, step=0.05, round=0.0001, optional=True,
+        tooltip="How strongly this grounds: 1 is as trained, 0 is off. The strongest entity of a GLIGEN "
+        "model multiplies its β; weaker ones of the same model are attended to less in proportion.",
+    )  # fmt: skip

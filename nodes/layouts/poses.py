@@ -1,0 +1,145 @@
+"""Human keypoints as other tools write them, as poses of COCO's 17 points in fractions of the image.
+
+POSE_KEYPOINT is OpenPose's JSON: frames {canvas_width, canvas_height, people: [{pose_keypoints_2d: flat
+x, y, score}]}; some tools write pixels and some fractions, some zeros, None or negative numbers where a
+point or a person is missing.
+"""
+
+import json
+import math
+from typing import Any
+
+import torch
+
+from ...gligen_ops.entities import Pose
+from ...gligen_ops.errors import GligenError
+from ...gligen_ops.tokenizers.keypoints import PERSONS, POINTS
+
+# Where each of COCO's points is: nose, then eye, ear, shoulder, elbow, wrist, hip, knee and ankle, of
+# each the left before the right.
+FROM = {
+    17: list(range(17)),  # COCO
+    18: [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10],  # OpenPose, with a neck
+    25: [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11],  # OpenPose BODY_25
+}
+ORDERS = "17 (COCO), 18 (OpenPose) or 25 (OpenPose BODY_25)"
+LARGEST_FRACTION = 2.0
+"""A point of a picture in pixels is further from the corner than this, one in fractions is not."""
+Point = tuple[float, float] | None
+
+
+def poses(value: Any, text: str, confidence: float) -> list[list[Pose]]:
+    """The persons of each frame, from a POSE_KEYPOINT or from the same as JSON, in which a person may
+    also be a plain list of points. Raises one GligenError of all that is wrong."""
+    name = "pose_keypoint" if value is not None else "json"
+    if value is None:
+        value = _parsed(text)
+    frames = value if _is_frames(value) else [value]
+    problems: list[str] = []
+    found = []
+    for number, frame in enumerate(frames, start=1):
+        told = f"Frame {number}: " if len(frames) > 1 else ""
+        found.append(_frame(frame, confidence, problems, told))
+    if not problems and not any(found):
+        problems.append("there is no person in it, or none of its points is sure enough.")
+    if problems:
+        raise GligenError("\n".join([f"{name}: the pose cannot be used.", *problems]))
+    return found
+
+
+def _parsed(text: str) -> Any:
+    if not text.strip():
+        raise GligenError("pose_keypoint: connect a pose, or write one in json.")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise GligenError(
+            f"json: it stops making sense at line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from error
+
+
+def _is_frames(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(f, dict) for f in value)
+
+
+def _frame(frame: Any, confidence: float, problems: list[str], told: str) -> list[Pose]:
+    canvas = None
+    people = frame
+    if isinstance(frame, dict):
+        people = frame.get("people") or []
+        size = [frame.get("canvas_width"), frame.get("canvas_height")]
+        canvas = size if all(_number(s) and s > 0 for s in size) else None
+    if not isinstance(people, list | tuple):
+        problems.append(f"{told}expected a list of people, got {type(people).__name__}.")
+        return []
+    persons = []
+    for number, person in enumerate(people, start=1):
+        points = _points(person, confidence)
+        if isinstance(points, str):
+            problems.append(f"{told}person {number}: {points}.")
+        elif any(points):
+            persons.append(points)
+    if len(persons) > PERSONS:
+        problems.append(
+            f"{told}there are {len(persons)} people, and GLIGEN grounds at most {PERSONS}. "
+            "Leave some out."
+        )
+        return []
+    return _in_fractions(persons, canvas, problems, told)
+
+
+def _points(person: Any, confidence: float) -> list[Point] | str:
+    """COCO's 17 points of a person, None where missing, or what is wrong."""
+    if isinstance(person, dict):
+        person = person.get("pose_keypoints_2d")
+    if person is None:
+        return []
+    if not isinstance(person, list | tuple):
+        return f"expected a list of points, got {type(person).__name__}"
+    rows = list(person)
+    if not any(isinstance(row, list | tuple) for row in rows):
+        rows = [rows[i : i + 3] for i in range(0, len(rows), 3)]
+    if not rows:
+        return []
+    if len(rows) not in FROM or any(row is not None and len(row) not in (2, 3) for row in rows):
+        return f"it has {len(person)} numbers; expected x, y and score of {ORDERS} points"
+    return [_point(rows[i], confidence) for i in FROM[len(rows)]]
+
+
+def _point(row: Any, confidence: float) -> Point:
+    if row is None or not all(_number(v) for v in row):
+        return None
+    x, y, *score = row
+    if min(x, y) < 0 or (x, y) == (0, 0) or (score and score[0] < max(confidence, 1e-6)):
+        return None
+    return float(x), float(y)
+
+
+def _in_fractions(
+    persons: list[list[Point]], canvas: list | None, problems: list[str], told: str
+) -> list[Pose]:
+    largest = max((max(p) for person in persons for p in person if p), default=0.0)
+    scale = (1.0, 1.0)
+    if largest > LARGEST_FRACTION:
+        if canvas is None:
+            problems.append(
+                f"{told}the points are in pixels, up to {largest:g}, but canvas_width and "
+                "canvas_height are missing: write them beside people, or give fractions from 0 to 1."
+            )
+            return []
+        scale = canvas
+    out = []
+    for person in persons:
+        points = torch.zeros(POINTS, 2)
+        for i, point in enumerate(person):
+            if point:
+                x, y = point[0] / scale[0], point[1] / scale[1]
+                if max(x, y) <= 1:
+                    points[i] = torch.tensor((x, y))
+        if points.any():
+            out.append(Pose(points))
+    return out
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,1 @@
+"""Pictures in and out: what is drawn, and what maps mean."""

@@ -1,0 +1,182 @@
+"""How grounding travels in a conditioning: as a ControlNet does, which every pack knows how to carry, to
+chain, to copy and to cut.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from types import SimpleNamespace
+
+import comfy.controlnet
+import comfy.hooks
+import torch
+from torch import Tensor
+
+from ...gligen_ops.entities import WHOLE, Box
+from ...gligen_ops.errors import GligenError
+
+KEY = "control"
+HINT = 512
+"""Pixels a side of the map of coordinates: a region is known to one of them."""
+HOOKS = comfy.hooks.HookGroup()
+"""What every carrier brings: patch.py puts the wrapper around a run into it."""
+RUN_ONLY = {"previous_controlnet", "cond_hint", "extra_concat", "timestep_range", "multigpu_clones"}
+"""Attributes of a ControlNet that do not say what it does."""
+
+
+@cache
+def coordinates() -> Tensor:
+    """x and y of each pixel of the whole picture, [1, 2, HINT, HINT]."""
+    c = (torch.arange(HINT) + 0.5) / HINT
+    return torch.stack(torch.meshgrid(c, c, indexing="xy"))[None]
+
+
+class Carrier(comfy.controlnet.ControlNet):
+    """A ControlNet that controls nothing. It carries entries, and brings the wrapper of a run, which takes
+    it out again. Its hint is a map of coordinates: whoever cuts a picture into pieces cuts the hints of
+    its ControlNets alike, and so a carrier knows which region it is for.
+
+    Its hooks are hidden from `get_extra_hooks`: the host would take a second copy of a model with dynamic
+    memory for a cond that has some, and registers them all the same.
+    """
+
+    def __init__(self, entries: tuple = (), previous=None, hint: Tensor | None = None):
+        super().__init__()
+        self.entries = tuple(entries)
+        self.previous_controlnet = previous
+        self.cond_hint_original = coordinates() if hint is None else hint
+        self.extra_hooks = HOOKS
+        self.control_model = SimpleNamespace(dtype=torch.float32)  # some who cut hints ask for it
+        self.device = torch.device("cpu")
+
+    def with_entries(self, more: list) -> "Carrier":
+        return Carrier((*self.entries, *more), self.previous_controlnet, self.cond_hint_original)
+
+    def entries_of_chain(self) -> list:
+        """Its entries and those of the carriers before it."""
+        return [entry for carrier in carriers_of({KEY: self}) for entry in carrier.entries]
+
+    def regions(self) -> list[Box]:
+        """The region of the whole picture that each picture of a batch shows."""
+        hint = self.cond_hint_original
+        return [WHOLE] if hint is coordinates() else [_extent(one) for one in hint.float().cpu()]
+
+    def copy(self) -> "Carrier":
+        copied = Carrier(self.entries)
+        self.copy_to(copied)
+        return copied
+
+    def __deepcopy__(self, memo) -> "Carrier":
+        previous = deepcopy(self.previous_controlnet, memo)
+        return Carrier(self.entries, previous, self.cond_hint_original)
+
+    def __reduce__(self):
+        whole = self.cond_hint_original is coordinates()
+        hint = None if whole else self.cond_hint_original
+        return Carrier, (self.entries, self.previous_controlnet, hint)
+
+    def get_extra_hooks(self) -> list:
+        previous = self.previous_controlnet
+        return [] if previous is None else previous.get_extra_hooks()
+
+    def get_models(self) -> list:
+        return [] if self.previous_controlnet is None else self.previous_controlnet.get_models()
+
+    def get_control(self, *args):
+        raise GligenError(
+            "This sampler runs the model without the wrappers of its conditionings, so that GLIGEN cannot "
+            "ground in it. Put a GLIGEN β Schedule node between the model and the sampler, or use the "
+            "GLIGEN KSampler."
+        )
+
+
+torch.serialization.add_safe_globals([Carrier])
+
+
+def _extent(coordinates: Tensor) -> Box:
+    """Which region a piece of a map of coordinates [2, h, w] covers, resized or not."""
+    x0, x1 = _ends(coordinates[0].mean(0))
+    y0, y1 = _ends(coordinates[1].mean(1))
+    return Box(x0, y0, x1, y1)
+
+
+def _ends(values: Tensor) -> tuple[float, float]:
+    """Where the line through the values begins and ends, to a pixel of the whole map."""
+    place = torch.arange(len(values)) - (len(values) - 1) / 2
+    centred = values - values.mean()
+    slope = (centred * place).sum() / (place * place).sum().clamp(min=1)
+    reach = slope * len(values) / 2
+    ends = (values.mean() - reach).item(), (values.mean() + reach).item()
+    return tuple(min(max(round(v * HINT) / HINT, 0.0), 1.0) for v in ends)
+
+
+def chain_of(control) -> Iterator:
+    while control is not None:
+        yield control
+        control = control.previous_controlnet
+
+
+def carriers_of(cond: dict) -> list[Carrier]:
+    """Those of a cond, the first put in first."""
+    chain = [c for c in chain_of(cond.get(KEY)) if isinstance(c, Carrier)]
+    return chain[::-1]
+
+
+def regions_in(conds: dict[str, list[dict]]) -> list[Box]:
+    """The region that each picture of a run shows, by the carriers in its conds. All of them are cut alike;
+    one that somebody has made since is of the whole."""
+    found = (carrier.regions() for cs in conds.values() for c in cs for carrier in carriers_of(c))
+    return next((regions for regions in found if regions != [WHOLE]), [WHOLE])
+
+
+def take_off(conds: dict[str, list[dict]]) -> None:
+    """Take the carriers off the ControlNets of a guider's conds. Conds that then have ControlNets which are
+    alike get the same ones, as the host runs only such conds in one call of the model."""
+    bare, known = {}, []
+
+    def rest(control):
+        if control is not None and control not in bare:
+            previous = rest(control.previous_controlnet)
+            if isinstance(control, Carrier):
+                bare[control] = previous
+            elif previous is control.previous_controlnet:
+                bare[control] = _one_of(known, control)
+            else:
+                bare[control] = _one_of(known, control.copy().set_previous_controlnet(previous))
+        return bare.get(control)
+
+    for cond in (cond for cs in conds.values() for cond in cs if cond.get(KEY) is not None):
+        control = rest(cond[KEY])
+        if control is None:
+            del cond[KEY]
+        else:
+            cond[KEY] = control
+
+
+def _one_of(known: list, control):
+    """One of the known that does what the control does, or the control itself, which is then known."""
+    found = next((k for k in known if k is control or _are_alike(k, control)), None)
+    if found is None:
+        known.append(control)
+    return found or control
+
+
+def _are_alike(a, b) -> bool:
+    if type(a) is not type(b) or a.previous_controlnet is not b.previous_controlnet:
+        return False
+    a, b = ({k: v for k, v in vars(c).items() if k not in RUN_ONLY} for c in (a, b))
+    return a.keys() == b.keys() and all(_are_same(a[k], b[k]) for k in a)
+
+
+def _are_same(a, b) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_are_same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_are_same(a[k], b[k]) for k in a)
+    if isinstance(a, comfy.hooks.HookGroup):
+        return set(a.hooks) == set(b.hooks)
+    return isinstance(a, str | int | float | bool) and a == b

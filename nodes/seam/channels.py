@@ -1,0 +1,65 @@
+"""What one grounding adds to the first convolution of the UNet."""
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...gligen_ops.entities import Entity, Inpainting
+from .tags import Row
+
+if TYPE_CHECKING:
+    from .run import Grounding
+
+
+class Channels:
+    """rows: the numbers of the call's rows that the grounding is for; x: the call's input [B, 4, h, w]."""
+
+    def __init__(
+        self,
+        grounding: "Grounding",
+        numbers: list[int],
+        rows: tuple[Row, ...],
+        x: Tensor,
+        process_latent_in,
+    ):
+        self.grounding = grounding
+        self.conv = grounding.gligen.gligen.first_conv
+        size = tuple(x.shape[-2:])
+        entities = {i: grounding.entity(grounding.channels, rows[i], size) for i in numbers}
+        found = {i: entity for i, entity in entities.items() if entity is not None}
+        made: dict[tuple, Tensor] = {}
+        for i, entity in found.items():
+            row = rows[i]._replace(cond=0)
+            if row not in made:
+                made[row] = self.conv.extra(on_device(entity, x.device, process_latent_in), size)
+        self.rows = torch.tensor(list(found), dtype=torch.long, device=x.device)
+        extra = [made[rows[i]._replace(cond=0)] for i in found]
+        self.extra = torch.cat(extra).to(x) if extra else None
+
+    def change(self, x: Tensor, base) -> Tensor:
+        """What the grounded rows of the first features get beyond those of the UNet's own convolution."""
+        visual = x[self.rows]
+        changed = self.conv(visual, self.extra) - base(visual)
+        return self.grounding.channels.strength * changed
+
+
+def on_device(entity: Entity, device: torch.device, process_latent_in) -> Entity:
+    """An entity with its tensors where the run is; a picture that is painted into is scaled as
+    latents are."""
+    if isinstance(entity, Inpainting):
+        entity = replace(entity, known=process_latent_in(entity.known))
+    tensors = {f.name: getattr(entity, f.name) for f in fields(entity)}
+    moved = {name: t.to(device) for name, t in tensors.items() if isinstance(t, Tensor)}
+    return replace(entity, **moved)
+
+
+def with_changes(h: Tensor, x: Tensor, base, channels: list[Channels]) -> Tensor:
+    """h: the output [B, C, h, w] of the UNet's own first convolution `base`, and of what a ControlNet adds
+    to it, for x [B, 4, h, w]. Returns h with the GLIGENs' convolutions, which see their extra channels too,
+    in place of base."""
+    for one in channels:
+        if one.extra is not None:
+            h = h.index_add(0, one.rows, one.change(x, base).to(h))
+    return h

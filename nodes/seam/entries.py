@@ -1,0 +1,111 @@
+"""What a conditioning grounds, and its readers: nodes of this pack put entries into it by a carrier
+(carrier.py), those of the host and of other packs by
+
+    cond["gligen"] = (form, GLIGEN, params)
+
+A param is a tuple (phrase feature [1, F], height, width, y, x) in latent pixels of the area.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from comfy.samplers import add_area_dims, resolve_areas_and_cond_masks_multidim
+
+from ...gligen_ops.entities import WHOLE, Box, BoxEntity, Entity
+from ...gligen_ops.errors import GligenError
+from .carrier import carriers_of
+from .gligens import adopted, load
+
+if TYPE_CHECKING:
+    from .gligens import LoadedGligen
+
+HOST_KEY = "gligen"
+Size = tuple[int, int]
+"""Height and width of a latent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One thing that a conditioning grounds. frames: the entity in each picture of a batch, None where a
+    picture has none; one frame stands for all, and the last for any more pictures. strength: 0 and up."""
+
+    gligen: "LoadedGligen"
+    frames: tuple[Entity | None, ...]
+    strength: float = 1.0
+
+    def at(self, picture: int) -> Entity | None:
+        return self.frames[min(picture, len(self.frames) - 1)]
+
+    @property
+    def kind(self) -> type[Entity]:
+        return type(next(entity for entity in self.frames if entity is not None))
+
+
+torch.serialization.add_safe_globals([Entry, load])
+
+
+def by_entity(frames: list[list]) -> list[tuple]:
+    """Entities of each frame → frames of each entity, None in a frame that has fewer."""
+    count = max(map(len, frames), default=0)
+    return [tuple(f[i] if i < len(f) else None for f in frames) for i in range(count)]
+
+
+def entries_of(cond: dict, size: Size, region: Box = WHOLE) -> list[Entry]:
+    """The entries of a cond for a latent of this size, which shows this region of the whole picture."""
+    carried = [entry for carrier in carriers_of(cond) for entry in carrier.entries]
+    return carried + _entries_of_others(cond, size, region)
+
+
+def _entries_of_others(cond: dict, size: Size, region: Box) -> list[Entry]:
+    if cond.get(HOST_KEY) is None:
+        return []
+    form, patcher, params = cond[HOST_KEY]
+    if form not in ("position", "position_batched"):  # the latter: KJNodes, params of each frame
+        raise GligenError(
+            f'conditioning: it carries GLIGEN boxes of a form ("{form}") that this pack does not know. '
+            "Make them with the GLIGEN Text Box or GLIGEN Text Boxes node."
+        )
+    area = area_of(cond, size)
+    height, width = (area.y1 - area.y0) * size[0], (area.x1 - area.x0) * size[1]
+    frames = params if form == "position_batched" else [params]
+    boxes = [[host_box(p, height, width).placed_in(region) for p in frame] for frame in frames]
+    gligen = adopted(patcher)
+    return [Entry(gligen, frames) for frames in by_entity(boxes)]
+
+
+def host_box(param: tuple, height: float, width: float) -> BoxEntity:
+    """One of the host's params, on a latent of height × width."""
+    feature, h, w, y, x = param
+    box = Box(x / width, y / height, (x + w) / width, (y + h) / height)
+    return BoxEntity(box, text=feature.reshape(-1).float())
+
+
+def area_of(cond: dict, size: Size) -> Box:
+    """The part of the picture that a cond is for, by the host's own reading of its area and mask."""
+    if "area" not in cond and not cond.get("set_area_to_bounds"):
+        return WHOLE
+    conds = [dict(cond)]
+    resolve_areas_and_cond_masks_multidim(conds, size, torch.device("cpu"))
+    area = conds[0].get("area")
+    if area is None:
+        return WHOLE
+    height, width, y, x = (int(v) for v in add_area_dims(list(area), 2)[:4])
+    h, w = size
+    return Box(x / w, y / h, min(x + width, w) / w, min(y + height, h) / h)
+
+
+def entities_in(conditioning, size: Size, picture: int) -> Iterator[Entity]:
+    """The entities that a CONDITIONING grounds in a picture whose latent has this size, placed in it."""
+    for _, cond in conditioning:
+        area = area_of(cond, size)
+        for entry in entries_of(cond, size):
+            entity = entry.at(picture)
+            if entity is not None:
+                yield entity.placed_in(area) if entity.of_area else entity
+
+
+def frame_count(conditioning, size: Size) -> int:
+    entries = [e for _, cond in conditioning for e in entries_of(cond, size)]
+    return max((len(e.frames) for e in entries), default=1)

@@ -1,0 +1,177 @@
+"""A GLIGEN in the host: weights loaded, moved, cast and accounted for by the host's ModelPatcher."""
+
+import os
+import weakref
+
+import comfy.gligen
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from torch import nn
+
+from ...gligen_ops.entities import Entity
+from ...gligen_ops.errors import GligenError
+from ...gligen_ops.files.checkpoint import Checkpoint, build_gligen, read_gligen, state_dict_of
+from ...gligen_ops.kinds import kinds_of
+from ...gligen_ops.model import Block, Gligen
+from ...gligen_ops.tokenizers.box import BoxTokenizer
+from .operations import Operations
+
+ORDER = "transformer"
+"""The kind of a block of which only the order is known."""
+SD_BLOCKS = (
+    *(Block("input", number, 0) for number in (1, 2, 4, 5, 7, 8)),
+    Block("middle", 0, 0),
+    *(Block("output", number, 0) for number in range(3, 12)),
+)
+"""Of SD 1.x and 2.x, in the order in which they run."""
+_loaded: "weakref.WeakValueDictionary[tuple, LoadedGligen]" = weakref.WeakValueDictionary()
+"""By file: a file that is loaded twice is one model."""
+_adopted: "weakref.WeakKeyDictionary[nn.Module, LoadedGligen]" = weakref.WeakKeyDictionary()
+"""By the host's model."""
+
+
+class LoadedGligen(nn.Module):
+    """A GLIGEN with its ModelPatcher. Copies of it are the same object, and pickled it is its file.
+
+    name: of the file, for messages. source: where its weights are from. path: "" where that is unknown.
+    """
+
+    def __init__(self, gligen: Gligen, name: str, source: str, path: str = ""):
+        super().__init__()
+        self.gligen = gligen
+        self.name = name
+        self.source = source
+        self.path = path
+        self.by_order = next(iter(gligen.widths)).kind == ORDER
+        self.patcher = comfy.model_patcher.CoreModelPatcher(
+            self,
+            load_device=comfy.model_management.get_torch_device(),
+            offload_device=comfy.model_management.unet_offload_device(),
+        )
+
+    def __deepcopy__(self, memo) -> "LoadedGligen":
+        return self
+
+    def __reduce__(self):
+        if not self.path:
+            raise GligenError(
+                f"A conditioning with {self.name} cannot be saved, as its file is not known. "
+                "Load it with the GLIGEN Model Loader."
+            )
+        return load, (self.path, self.name)
+
+    def set_position(self, latent_shape, params: list[tuple], device):
+        """The host asks for a patch where boxes of its own node meet a run that no node of this pack is
+        part of. They are grounded as the host does: in every step, in each cond that they came to."""
+        from .entries import host_box
+        from .fusing import host_patch
+
+        boxes = [host_box(param, *latent_shape[-2:]) for param in params]
+        return host_patch(self, boxes, device)
+
+    def set_empty(self, latent_shape, device):
+        """The host comes here for a form of grounding that it does not know."""
+        raise GligenError(
+            "conditioning: it carries boxes for each frame, which ComfyUI by itself does not pass on. Put a "
+            "GLIGEN β Schedule node between the model and the sampler, or use the GLIGEN KSampler."
+        )
+
+    def description(self) -> str:
+        """What it is, for the node that loaded it."""
+        count = len(self.gligen.widths)
+        layers = f"{count} gated layer{'s' if count > 1 else ''}"
+        return f"{self.gligen.kind} ({self.gligen.fuser}), {layers}"
+
+    def check_count(self, count: int) -> None:
+        slots = self.gligen.position_net.slots
+        if count > slots:
+            raise GligenError(
+                f"gligen: {self.name} ({self.gligen.kind.name}) grounds at most {slots} entities, and the "
+                f"conditioning carries {count}. Remove {count - slots}."
+            )
+
+    def tokens(self, entities: list[Entity], device) -> torch.Tensor:
+        """Grounding tokens [1, G, D] in float32; without entities those of the null grounding."""
+        tokenizer = self.gligen.position_net
+        inputs = tokenizer.inputs(entities)
+        return tokenizer(*(None if i is None else i.to(device) for i in inputs))
+
+
+def load(path: str, name: str) -> LoadedGligen:
+    """The GLIGEN of a file. Raises GligenError where it is not one of the formats that can be read."""
+    try:
+        status = os.stat(path)
+        key = os.path.realpath(path), status.st_mtime_ns, status.st_size
+    except OSError:
+        key = path
+    found = _loaded.get(key)
+    if found is None:
+        checkpoint = read_gligen(path)._replace(name=name)
+        found = _loaded[key] = from_checkpoint(checkpoint, os.path.abspath(path))
+    return found
+
+
+def from_checkpoint(checkpoint: Checkpoint, path: str = "") -> LoadedGligen:
+    """Raises GligenError where a tensor is missing, too much or of the wrong shape."""
+    gligen = build_gligen(checkpoint, Operations)
+    dtype = next(iter(checkpoint.tensors.values())).dtype
+    if dtype == torch.float32 and comfy.model_management.should_use_fp16():
+        dtype = torch.float16
+    state = state_dict_of(gligen, checkpoint.tensors)
+    return _with_weights(
+        gligen, {k: v.to(dtype) for k, v in state.items()}, checkpoint.name, checkpoint.source, path
+    )
+
+
+def _with_weights(gligen: Gligen, state: dict, name: str, source: str, path: str) -> LoadedGligen:
+    gligen.load_state_dict(state, assign=True)
+    return LoadedGligen(gligen.eval().requires_grad_(False), name, source, path)
+
+
+def need(patcher, *tokenizers: type[nn.Module]) -> LoadedGligen:
+    """The GLIGEN of a GLIGEN input, where it has one of these tokenizers; else a GligenError that says
+    which kind it is."""
+    loaded = adopted(patcher)
+    if not isinstance(loaded.gligen.position_net, tokenizers):
+        wanted = " or ".join(f"{kind.name} ({kind.official})" for kind in kinds_of(*tokenizers))
+        raise GligenError(
+            f"gligen: {loaded.name} is a {loaded.gligen.kind} model, and this node needs another kind: "
+            f"{wanted}. Choose such a file in the GLIGEN Model Loader."
+        )
+    return loaded
+
+
+def adopted(patcher) -> LoadedGligen:
+    """The GLIGEN itself where this pack loaded it, or one with the same weights where the host's
+    `GLIGENLoader` did."""
+    model = getattr(patcher, "model", None)
+    if isinstance(model, LoadedGligen):
+        return model
+    if not isinstance(model, comfy.gligen.Gligen):
+        raise GligenError(
+            f"gligen: came a {type(model).__name__}, which is not a GLIGEN model this pack knows. "
+            "Load the file with the GLIGEN Model Loader."
+        )
+    if model not in _adopted:
+        _adopted[model] = _adopt(model)
+    return _adopted[model]
+
+
+def _adopt(model: "comfy.gligen.Gligen") -> LoadedGligen:
+    """The host drops the names of the blocks and keeps their order: one layer for each transformer."""
+    tokenizer = model.position_net
+    count = len(model.module_list)
+    blocks = SD_BLOCKS if count == len(SD_BLOCKS) else [Block(ORDER, i, 0) for i in range(count)]
+    layers = zip(blocks, model.module_list, strict=True)
+    widths = {block: layer.linear.weight.shape[0] for block, layer in layers}
+    with torch.device("meta"):
+        gligen = Gligen(
+            BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, Operations),
+            model.key_dim, widths, Operations, kind=BoxTokenizer.kinds[0],
+        )  # fmt: skip
+    state = {f"position_net.{k}": v for k, v in tokenizer.state_dict().items()}
+    for name, layer in zip(gligen.fusers, model.module_list, strict=True):
+        state |= {f"fusers.{name}.{k}": v for k, v in layer.state_dict().items()}
+    name = "the file in the host's GLIGENLoader"
+    return _with_weights(gligen, state, name, name, "")

@@ -1,0 +1,89 @@
+"""What one GLIGEN adds to a model call at one strength: its tokens, and of each block its keys."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...gligen_ops.entities import Entity
+from ...gligen_ops.layers.gated_self_attention import GroundingKeys
+from .gligens import LoadedGligen
+from .tags import Row
+from .unet import layer_of
+
+if TYPE_CHECKING:
+    from .run import Grounding
+
+Prepared = tuple[torch.nn.Module, GroundingKeys, tuple[Tensor, Tensor]]
+"""A gated layer, its keys of each row, and its gates."""
+
+
+class Part:
+    """groundings: of each row of the call, by number, that this GLIGEN grounds. rows: all of the call's.
+    layers: what is prepared of each block, made where it is first needed."""
+
+    def __init__(
+        self,
+        gligen: LoadedGligen,
+        strength: float,
+        groundings: "dict[int, Grounding]",
+        rows: tuple[Row, ...],
+        size: tuple[int, int],
+        device: torch.device,
+    ):
+        self.gligen, self.strength = gligen, strength
+        self.rows, self.of_rows = list(groundings), list(groundings.values())
+        self.count = len(rows)
+        self.layers: dict[tuple, Prepared] = {}
+        wanted = [
+            (g, rows[i]._replace(cond=0)) if g.entries else None for i, g in groundings.items()
+        ]
+        unique = list(dict.fromkeys(wanted))
+        self._found = [one[0].entities(one[1], size) if one else [] for one in unique]
+        self._tokens = torch.cat(
+            [gligen.tokens([entity for entity, _ in found], device) for found in self._found]
+        )
+        self._bias = self._bias_of(self._found, device)
+        self._indices = [unique.index(one) for one in wanted]
+        self._index = torch.tensor(self._indices, device=device)
+        self._rows = torch.tensor(self.rows, device=device)
+
+    def _bias_of(self, found: list[list[tuple]], device) -> Tensor | None:
+        """log(s / s_max) for the tokens of an entity of strength s, [unique, 1, G]; None where all are alike.
+        So a weaker entity is attended to less, as if it were there only so many times."""
+        if all(strength == self.strength for entities in found for _, strength in entities):
+            return None
+        bias = []
+        for entities in found:
+            slots = [math.log(strength / self.strength) for _, strength in entities]
+            tokens = self.gligen.gligen.position_net.slot_of_token
+            bias.append([slots[slot] if slot < len(slots) else 0.0 for slot in tokens])
+        return torch.tensor(bias, device=device)[:, None]
+
+    def entities_of(self, row: int) -> list[Entity]:
+        """Of one of the grounded rows, slot by slot."""
+        return [entity for entity, _ in self._found[self._indices[row]]]
+
+    def prepared(self, v: Tensor, extra: dict) -> Prepared:
+        """Gated layer, keys and gates for the block that a patch was called in, with visual tokens v."""
+        block = (*extra["block"], extra["block_index"], v.dtype)
+        if block not in self.layers:
+            layer = layer_of(self.gligen, extra, v.shape[-1])
+            key, value, query, _ = layer.keys(self._tokens.to(v.dtype))
+            bias = None if self._bias is None else self._bias.to(v.dtype)
+            keys = (None if t is None else t[self._index] for t in (key, value, query, bias))
+            gates = tuple(gate.to(v.device) for gate in layer.gates())
+            self.layers[block] = layer, GroundingKeys(*keys), gates
+        return self.layers[block]
+
+    def rows_of(self, v: Tensor) -> Tensor:
+        """Of visual tokens [B, N, C] those of the grounded rows."""
+        return v if len(self.rows) == self.count else v[self._rows]
+
+    def put_back(self, v: Tensor, grounded: Tensor) -> Tensor:
+        return (
+            grounded
+            if grounded is v or len(self.rows) == self.count
+            else v.index_copy(0, self._rows, grounded)
+        )

@@ -1,0 +1,160 @@
+"""The one module that patches the host, and only for the length of a sampling run.
+
+A wrapper around the run takes the carriers out of its conds, tags these, and wraps each forward of the UNet.
+Where β is not 0 the forward gets patches: a `middle_patch`, which the host calls in each transformer block
+right after self-attention, GLIGEN's place, and an `input_block_patch`, called after the first convolution.
+Nothing is written into the model but, for a forward of a UNet that the host compiles, which compilation of it
+runs. The wrapper comes with the conditioning (carrier.py), or with the model of a schedule node.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import comfy.hooks
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
+from torch import Tensor, nn
+
+from . import carrier
+from .betas import Betas
+from .channels import with_changes
+from .fusing import Fusing, Look, fusing_for
+from .run import Run, Settings
+from .tags import KEY as TAGS
+from .tags import pictures_of
+
+KEY = "gligen"
+SETTINGS = "gligen_settings"
+WATCH = "gligen_watch"
+FIRST_BLOCK = ("input", 0)
+
+
+def with_settings(model, settings: Settings):
+    """A clone of the MODEL whose runs ground with these settings."""
+    return _with_option(model, SETTINGS, settings)
+
+
+def watched(model, begin: Callable[[], Look]):
+    """A clone of the MODEL whose gated layers tell of their attention. begin: called where a run begins."""
+    return _with_option(model, WATCH, lambda: begin())  # the host copies objects, but not functions
+
+
+def _with_option(model, key: str, value):
+    model = model.clone()
+    model.model_options["transformer_options"][key] = value
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+    return model
+
+
+def outer_sample(
+    executor, noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs
+):
+    """Around a sampling run of a guider."""
+    guider = executor.class_obj
+    options = guider.model_options["transformer_options"]
+    regions = carrier.regions_in(guider.conds)
+    run = Run(guider, tuple(noise.shape[-2:]), regions, options.get(SETTINGS, Settings()))
+    carrier.take_off(guider.conds)
+    if not run.gligens:
+        return executor(noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs)
+    tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)
+    betas = Betas(run.settings.betas, sampler, sigmas)
+    begin = options.get(WATCH)
+    forward = Forward(
+        run, tagging, betas, begin and begin(), guider.model_options.get(TORCH_COMPILE_KWARGS)
+    )
+
+    def reported(step, *state):
+        betas.report(step)
+        if callback is not None:
+            callback(step, *state)
+
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, forward, options)
+    try:
+        return executor(noise, latent, sampler, sigmas, mask, reported, pbar, seed, *args, **kwargs)
+    finally:
+        options["wrappers"][WrappersMP.APPLY_MODEL].pop(KEY, None)
+
+
+def brings_no_wrapper(_hook, model, *_) -> bool:
+    """Whether the model has no wrapper of a run itself."""
+    return KEY not in model.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
+
+
+_HOOK = comfy.hooks.TransformerOptionsHook(
+    {"wrappers": {WrappersMP.OUTER_SAMPLE: {KEY: [outer_sample]}}}
+)
+_HOOK.custom_should_register = brings_no_wrapper
+carrier.HOOKS.add(_HOOK)
+
+
+class Forward:
+    """A wrapper around the forwards of the UNet in one run."""
+
+    def __init__(
+        self, run: Run, tagging, betas: Betas, look: Look | None, compile_kwargs: dict | None
+    ):
+        self.run, self.tagging, self.betas = run, tagging, betas
+        every = run.settings.refresh_every
+        self.fusing = fusing_for(every, look, compile_kwargs, convolves=False)
+        self.convolving = fusing_for(every, look, compile_kwargs, convolves=True)
+
+    def __deepcopy__(self, memo) -> "Forward":
+        return self  # the host copies its options for each call
+
+    def __call__(self, executor, x, t, concat, context, control, options, **kwargs):
+        rows = self.tagging.rows(kwargs.pop(TAGS, None), x)
+        sigma = options.get("sigmas", t)
+        beta = self.betas.of_call(sigma)
+        call = self.run.call(rows, x, sigma)
+        channels = [c for c in call.channels if beta or c.grounding.inpaints]
+        parts = call.parts if beta else []
+        if not parts and not channels:
+            return executor(x, t, concat, context, control, options, **kwargs)
+        fusing = self.convolving if channels else self.fusing
+        patches = dict(options.get("patches", {}))
+        if parts:
+            patch = fusing.patch(parts, beta, x.device)
+            patches["middle_patch"] = [*patches.get("middle_patch", []), patch]
+        options = {**options, "patches": patches}
+        if channels:
+            wrappers = options.get("wrappers", {})
+            options["wrappers"] = {kind: dict(of_kind) for kind, of_kind in wrappers.items()}
+            add_wrapper_with_key(
+                WrappersMP.DIFFUSION_MODEL, KEY, first_convolution(channels), options
+            )
+        with running(executor.class_obj, fusing, parts):
+            return executor(x, t, concat, context, control, options, **kwargs)
+
+
+def first_convolution(channels: list):
+    """A wrapper around the UNet that puts the GLIGENs' first convolutions in place of its own."""
+
+    def diffusion_model(executor, x, timesteps, context, y, control, options, **kwargs):
+        base = executor.class_obj.input_blocks[0][0]
+
+        def input_block_patch(h: Tensor, extra: dict) -> Tensor:
+            return with_changes(h, x, base, channels) if extra["block"] == FIRST_BLOCK else h
+
+        patches = options.get("patches", {})
+        ours = [input_block_patch, *patches.get("input_block_patch", [])]
+        options = {**options, "patches": {**patches, "input_block_patch": ours}}
+        return executor(x, timesteps, context, y, control, options, **kwargs)
+
+    return diffusion_model
+
+
+@contextmanager
+def running(base: nn.Module, fusing: Fusing, parts: list):
+    """The host's model `base` with the UNet that a patched forward runs."""
+    host_unet = base.diffusion_model
+    unet = fusing.unet(host_unet, parts)
+    if unet is host_unet:
+        yield
+        return
+    base.diffusion_model = unet
+    try:
+        yield
+    finally:
+        base.diffusion_model = host_unet

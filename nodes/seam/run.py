@@ -1,0 +1,239 @@
+"""One sampling run: what each of its conds grounds, and what a model call needs of that. A run is made where
+it begins and gone where it ends. What does not change in it is made once and kept here.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from threading import Lock
+from types import SimpleNamespace
+from typing import NamedTuple
+
+from comfy.samplers import calculate_start_end_timesteps
+from torch import Tensor
+
+from ...gligen_ops.entities import WHOLE, Box, Entity, Inpainting
+from ...gligen_ops.errors import GligenError
+from ...gligen_ops.schedule import BetaSchedule
+from .channels import Channels
+from .entries import Entry, Size, area_of, entries_of
+from .gligens import LoadedGligen
+from .parts import Part
+from .tags import UNKNOWN, Row, Tagging
+from .unet import check_fit
+
+NEGATIVE_GROUNDINGS = ("null", "same", "none")
+CUT = (
+    "GLIGEN: something cuts the latent into pieces and tells nobody which piece it is, so nothing is "
+    "placed in them. Take that node out, or use one that cuts conditionings as well, such as Ultimate SD "
+    "Upscale or Tiled Diffusion."
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """negative: what conds get that ground nothing themselves: "null", as in the paper; "same" as the
+    positive, as in the host's core; or "none", no gated layers at all. refresh_every: how many model calls
+    share what the gated layers add."""
+
+    betas: BetaSchedule = BetaSchedule()
+    negative: str = "null"
+    refresh_every: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Grounding:
+    """What one cond grounds by one GLIGEN. entries: those that make tokens; none: the null grounding.
+    channels: the entry that goes into the first convolution. strength: multiplies β; that of the strongest
+    entry. area: what the places of entities are relative to."""
+
+    gligen: LoadedGligen
+    entries: tuple[Entry, ...]
+    channels: Entry | None
+    strength: float
+    area: Box
+
+    @property
+    def inpaints(self) -> bool:
+        return self.channels is not None and self.channels.kind is Inpainting
+
+    def entities(self, row: Row, size: Size) -> list[tuple[Entity, float]]:
+        """Entity and strength of each entry that has something in a row of latents of this size."""
+        found = [(self.entity(entry, row, size), entry.strength) for entry in self.entries]
+        return [(entity, strength) for entity, strength in found if entity is not None]
+
+    def entity(self, entry: Entry, row: Row, size: Size) -> Entity | None:
+        entity = entry.at(row.picture)
+        if entity is None or row.region is None:
+            return None
+        region = row.region.relative_to(self.area) if entity.of_area else row.region
+        entity = entity.within(region)
+        return entity and entity.fitted(size, self.gligen.gligen.position_net.side)
+
+
+class Cond(NamedTuple):
+    """start, end: the noise levels between which it is active, None: no limit."""
+
+    positive: bool
+    groundings: tuple[Grounding, ...]
+    area: Box
+    start: float | None
+    end: float | None
+
+    def is_active(self, sigma: float) -> bool:
+        return (self.start is None or sigma <= self.start) and (
+            self.end is None or sigma >= self.end
+        )
+
+
+class Call(NamedTuple):
+    """What model calls with the same rows share."""
+
+    parts: list[Part]
+    channels: list[Channels]
+
+
+class Run:
+    """guider: the host's, its conds with carriers. size: of the latents; regions: of the whole picture, what
+    each latent shows."""
+
+    def __init__(self, guider, size: Size, regions: list[Box], settings: Settings):
+        self.size, self.settings = size, settings
+        self.process_latent_in = guider.model_patcher.model.process_latent_in
+        sampling = guider.model_patcher.get_model_object("model_sampling")
+        region = regions[0] if len(regions) == 1 else WHOLE
+        self.conds = [
+            _cond(cond, name == "positive", size, region, sampling)
+            for name, conds in guider.conds.items()
+            for cond in conds
+        ]
+        self.gligens = list(dict.fromkeys(g.gligen for c in self.conds for g in c.groundings))
+        for gligen in self.gligens:
+            check_fit(guider.model_patcher, gligen)
+        self.is_ranged = any(
+            c.groundings and (c.start is not None or c.end is not None) for c in self.conds
+        )
+        self._calls: dict[tuple, Call] = {}
+        self._nulls: dict[Grounding, Grounding] = {}
+        self._lock = Lock()
+        self._is_told = False
+
+    @property
+    def longest(self) -> int:
+        """How many pictures anything is grounded in."""
+        entries = [
+            e for c in self.conds for g in c.groundings for e in (*g.entries, g.channels) if e
+        ]
+        return max((len(e.frames) for e in entries), default=1)
+
+    def tag(self, guider, pictures: list[int], regions: list[Box]) -> Tagging:
+        """Put tags on the conds of the guider, and the GLIGENs among what the host loads for them."""
+        tagging = Tagging(self.size, pictures, regions)
+        conds = [cond for conds in guider.conds.values() for cond in conds]
+        for number, (cond, known) in enumerate(zip(conds, self.conds, strict=True)):
+            tagging.put_on(cond, number)
+            patchers = [g.gligen.patcher for g in known.groundings]
+            if patchers:
+                others = cond.get("additional_models", [])
+                cond["additional_models"] = list(dict.fromkeys([*others, *patchers]))
+        return tagging
+
+    def call(self, rows: tuple[Row, ...], x: Tensor, sigma: Tensor) -> Call:
+        """rows: what those of x [B, 4, h, w] make. sigma: the noise level, looked at only where some cond
+        with grounding is for a part of the run."""
+        active = self._active(sigma.flatten()[0].item() if self.is_ranged else None)
+        key = rows, tuple(active.values()), x.shape, x.dtype, x.device
+        with self._lock:  # several GPUs share a run among threads
+            if key not in self._calls:
+                self._tell_of_cuts(rows)
+                self._calls[key] = self._make(rows, active, x)
+            return self._calls[key]
+
+    def _active(self, sigma: float | None) -> dict[LoadedGligen, Grounding]:
+        """Of each GLIGEN that is at work at this noise level a grounding."""
+        conds = [c for c in self.conds if sigma is None or c.is_active(sigma)]
+        found: dict[LoadedGligen, Grounding] = {}
+        for g in (g for c in conds for g in c.groundings):
+            found.setdefault(g.gligen, g)
+        return found
+
+    def _make(self, rows: tuple[Row, ...], active: dict, x: Tensor) -> Call:
+        of_rows = [self._groundings_of(row, active) for row in rows]
+        size = tuple(x.shape[-2:])
+        by_strength = dict.fromkeys((g.gligen, g.strength) for gs in of_rows for g in gs)
+        parts = []
+        for gligen, strength in by_strength:
+            found = {
+                i: g
+                for i, gs in enumerate(of_rows)
+                for g in gs
+                if (g.gligen, g.strength) == (gligen, strength)
+            }
+            parts.append(Part(gligen, strength, found, rows, size, x.device))
+        convolving = dict.fromkeys(g for gs in of_rows for g in gs if g.gligen.gligen.first_conv)
+        channels = [
+            Channels(
+                g, [i for i, gs in enumerate(of_rows) if g in gs], rows, x, self.process_latent_in
+            )
+            for g in convolving
+        ]
+        return Call(parts, channels)
+
+    def _groundings_of(self, row: Row, active: dict) -> list[Grounding]:
+        """A cond of the positive that grounds nothing by a GLIGEN stays as it is; any other gets its null
+        grounding, with what lies beside the latent."""
+        positive, own, _, _, _ = self.conds[row.cond] if row.cond != UNKNOWN else UNKNOWN_COND
+        if positive or self.settings.negative == "none":
+            return list(own)
+        rest = [g for gligen, g in active.items() if gligen not in {o.gligen for o in own}]
+        if self.settings.negative == "same":
+            return [*own, *(self._of_positive(g.gligen, row) or g for g in rest)]
+        return [*own, *map(self._null, rest)]
+
+    def _null(self, grounding: Grounding) -> Grounding:
+        return self._nulls.setdefault(grounding, replace(grounding, entries=()))
+
+    def _of_positive(self, gligen: LoadedGligen, row: Row) -> Grounding | None:
+        """What the positive grounds there, by the cond that is for the row's region if there is one."""
+        found = [c for c in self.conds if c.positive and gligen in {g.gligen for g in c.groundings}]
+        found.sort(key=lambda c: c.area != row.region)
+        return next((g for c in found for g in c.groundings if g.gligen is gligen), None)
+
+    def _tell_of_cuts(self, rows: tuple[Row, ...]) -> None:
+        if not self._is_told and any(row.cond != UNKNOWN and row.region is None for row in rows):
+            logging.warning(CUT)
+            self._is_told = True
+
+
+UNKNOWN_COND = Cond(False, (), WHOLE, None, None)
+
+
+def _cond(cond: dict, positive: bool, size: Size, region: Box, sampling) -> Cond:
+    limits = [dict(cond)]
+    calculate_start_end_timesteps(SimpleNamespace(model_sampling=sampling), limits)
+    start, end = limits[0].get("timestep_start"), limits[0].get("timestep_end")
+    area = area_of(cond, size)
+    return Cond(positive, groundings(entries_of(cond, size, region), area), area, start, end)
+
+
+def groundings(entries: list[Entry], area: Box = WHOLE) -> tuple[Grounding, ...]:
+    """One for each GLIGEN, in the order of the chain. Raises GligenError for more entities than a GLIGEN has
+    slots, and where one lacks what its first convolution looks at."""
+    by_gligen: dict[LoadedGligen, list[Entry]] = {}
+    for entry in entries:
+        if entry.strength > 0:
+            by_gligen.setdefault(entry.gligen, []).append(entry)
+    return tuple(_grounding(gligen, found, area) for gligen, found in by_gligen.items())
+
+
+def _grounding(gligen: LoadedGligen, entries: list[Entry], area: Box) -> Grounding:
+    tokenized = tuple(e for e in entries if e.kind.makes_tokens)
+    gligen.check_count(len(tokenized))
+    channels = next((e for e in entries if e.kind.makes_channels), None)
+    if gligen.gligen.first_conv is None:
+        channels = None
+    elif channels is None:
+        raise GligenError(
+            f"gligen: {gligen.name} is a {gligen.gligen.kind.name} model and needs the picture that is to be "
+            "painted into: add a GLIGEN Inpaint node with this model."
+        )
+    return Grounding(gligen, tokenized, channels, max(e.strength for e in entries), area)
