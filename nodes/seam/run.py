@@ -15,7 +15,7 @@ from ...gligen_ops.entities import WHOLE, Box, Entity, Inpainting
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.schedule import BetaSchedule
 from .channels import Channels
-from .entries import Entry, Size, area_of, entries_of
+from .entries import HOST_KEY, Entry, Size, area_of, entries_of
 from .gligens import LoadedGligen
 from .parts import Part
 from .tags import UNKNOWN, Row, Tagging
@@ -131,6 +131,7 @@ class Run:
         conds = [cond for conds in guider.conds.values() for cond in conds]
         for number, (cond, known) in enumerate(zip(conds, self.conds, strict=True)):
             tagging.put_on(cond, number)
+            cond.pop(HOST_KEY, None)
             patchers = [g.gligen.patcher for g in known.groundings]
             if patchers:
                 others = cond.get("additional_models", [])
