@@ -1,11 +1,10 @@
 """Puts grounding into a CONDITIONING, under the host's own key, and reads it back."""
 
-import torch
-
 from ..gligen_ops.entity import Entity, PhraseBox, Pose, check_boxes
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.kinds import KINDS
 from .entries import Entry, by_entity, carried, entities_at, entries_of
+from .phrases import phrase_features
 from .run import check_count
 from .seat import own
 
@@ -49,30 +48,14 @@ BOXES = (
 
 def ground_boxes(conditioning, gligen, clip, frames: list[list[PhraseBox]], strength: float = 1.0):
     """The conditioning with the boxes of each frame added to those it has. Raises GligenError for bad
-    boxes, for more boxes than the model has slots, and for a CLIP of another width than the model's."""
+    boxes, for more boxes than the model has slots, and for what `phrase_features` cannot read."""
     if not any(frames):
         return conditioning
     gligen = need(gligen, *BOXES)
-    features = {
-        phrase: phrase_feature(clip, phrase, gligen.model)
-        for phrase in dict.fromkeys(b.phrase for boxes in frames for b in check_boxes(boxes))
-    }
+    phrases = [box.phrase for boxes in frames for box in check_boxes(boxes)]
+    features = phrase_features(clip, phrases, gligen.model.gligen.position_net.text_width)
     entities = [[Entity(b.box, b.phrase, features[b.phrase]) for b in boxes] for boxes in frames]
     return ground(conditioning, gligen, by_entity(entities), strength)
-
-
-def phrase_feature(clip, phrase: str, seat) -> torch.Tensor:
-    """CLIP's pooled text output before its projection, [F]."""
-    tokens = clip.tokenize(phrase)
-    feature = clip.encode_from_tokens(tokens, return_pooled="unprojected")[1].reshape(-1).float()
-    expected = seat.gligen.position_net.text_width
-    if len(feature) != expected:
-        raise GligenError(
-            f"clip: its text features are {len(feature)} wide, and this GLIGEN model was trained "
-            f"with {expected}. Use the CLIP of the base model that the GLIGEN file belongs to "
-            "(SD 1.x: 768, SD 2.x: 1024)."
-        )
-    return feature
 
 
 def boxes_of(conditioning, width: int, height: int, frame: int = 0) -> list[PhraseBox]:

@@ -3,9 +3,10 @@ from comfy_api.latest import io
 
 from ..gligen_ops.entity import Box, Entity, PhraseBox, check_boxes
 from ..gligen_ops.errors import GligenError
-from .grounding import ground, need, phrase_feature
+from .grounding import ground, need
 from .image_features import CLIPS_OWN, image_feature
 from .inputs import box_inputs, strength
+from .phrases import phrase_features
 
 USES = ("image", "text and image", "style")
 WHOLE = Box(0.0, 1.0, 0.0, 1.0)
@@ -78,7 +79,10 @@ class GligenImageBox(io.ComfyNode):
         box = WHOLE
         if use != "style":
             box = check_boxes([PhraseBox(phrase, Box.from_size(x, y, width, height))])[0].box
-        feature = phrase_feature(clip, phrase, gligen.model) if with_text else None
+        feature = None
+        if with_text:
+            width = gligen.model.gligen.position_net.text_width
+            feature = phrase_features(clip, [phrase], width)[phrase]
         entity = Entity(box, phrase, feature, image)
         return io.NodeOutput(ground(conditioning, gligen, [[entity]], strength))
 

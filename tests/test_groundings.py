@@ -345,10 +345,10 @@ def test_each_picture_of_a_batch_gets_its_own_frame(p, kind):
 
 def batched_coordinates(p, boxes, size=16):
     """What KJNodes' GLIGENTextBoxApplyBatchCoords makes: for each frame a list of the host's tuples."""
-    gligen = p.gligen()
+    gligen, clip = p.gligen(), small.Clip()
     frames = []
     for box in boxes:
-        feature = small.Clip().encode_from_tokens("a red ball", return_pooled=True)[1]
+        feature = clip.encode_from_tokens(clip.tokenize("a red ball"), return_pooled=True)[1]
         b = box.box
         sizes = (round(v * size) for v in (b.y1 - b.y0, b.x1 - b.x0, b.y0, b.x0))
         frames.append([(feature, *sizes)])
