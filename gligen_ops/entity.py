@@ -1,11 +1,15 @@
 """What a user grounds: an entity with a place. Places are fractions of the image, 0..1."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from .errors import GligenError
+
+OVERHANG = 0.05
+"""How far a box may stick out of the image, in fractions of it: so much is cut off, more is a mistake."""
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,23 @@ class Box:
             return "it has a value that is not a finite number"
         if self.x1 <= self.x0 or self.y1 <= self.y0:
             return "its width and height must be above 0"
-        slack = 1e-4  # of rounding
-        if min(values) < -slack or max(values) > 1 + slack:
+        if self.is_outside():
             return (
-                f"it reaches from {self.x0:.3g} to {self.x1:.3g} in x and from {self.y0:.3g} to "
-                f"{self.y1:.3g} in y, outside of the image, which is 0 to 1 in both. Lower x or width, "
-                "y or height"
+                f"it reaches from {self.x0:g} to {self.x1:g} in x and from {self.y0:g} to {self.y1:g} in "
+                f"y, outside of the image, which is 0 to 1 in both (up to {OVERHANG:g} over its edge is "
+                "cut off). Lower x or width, y or height"
             )
         return None
+
+    def is_outside(self) -> bool:
+        """Whether it sticks out of the image too far to be cut, or there is nothing of it in there."""
+        low, high = min(self.x0, self.y0), max(self.x1, self.y1)
+        absent = min(self.x1, self.y1) <= 0 or max(self.x0, self.y0) >= 1
+        return absent or max(-low, high - 1) > OVERHANG + ROUNDING
+
+    def cut(self) -> "Box":
+        """What of it is in the image."""
+        return Box(max(self.x0, 0.0), max(self.y0, 0.0), min(self.x1, 1.0), min(self.y1, 1.0))
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,7 @@ class Inpainting:
 
 
 def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
-    """The same boxes, or one GligenError that names every bad one."""
+    """The same boxes, cut to the image, or one GligenError that names every bad one."""
     problems = []
     for number, entity in enumerate(boxes, start=1):
         reason = "its text is empty" if not entity.phrase.strip() else entity.box.problem()
@@ -88,4 +101,4 @@ def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
             problems.append(f"Box {number}{name}: {reason}.")
     if problems:
         raise GligenError("\n".join(problems))
-    return boxes
+    return [replace(entity, box=entity.box.cut()) for entity in boxes]

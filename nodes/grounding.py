@@ -52,7 +52,8 @@ def ground_boxes(conditioning, gligen, clip, frames: list[list[PhraseBox]], stre
     if not any(frames):
         return conditioning
     gligen = need(gligen, *BOXES)
-    phrases = [box.phrase for boxes in frames for box in check_boxes(boxes)]
+    frames = [check_boxes(boxes) for boxes in frames]
+    phrases = [box.phrase for boxes in frames for box in boxes]
     features = phrase_features(clip, phrases, gligen.model.gligen.position_net.text_width)
     entities = [[Entity(b.box, b.phrase, features[b.phrase]) for b in boxes] for boxes in frames]
     return ground(conditioning, gligen, by_entity(entities), strength)
