@@ -438,7 +438,51 @@ def test_a_mask_takes_the_place_of_the_boxes(p):
     entity = conditioning[0][1]["gligen"][2][-1].at(0)
     assert torch.equal(entity.mask[0, 0, :8], torch.zeros(8, 16))
     assert torch.equal(entity.mask[0, 0, 8:], torch.ones(8, 16))
-    assert torch.equal(latent["noise_mask"], mask[:, None])
+    assert torch.equal(latent["noise_mask"], 1 - entity.mask)
+
+
+THIN = torch.zeros(1, 128, 128)
+THIN[:, :, 61:64] = 1  # 3 pixels wide, beside the middle of the place of 8 that they lie in
+SOFT = torch.zeros(1, 128, 128)
+SOFT[:, :64] = 0.45
+
+
+@pytest.mark.parametrize("kind", ["text box", "text box inpainting"])
+@pytest.mark.parametrize(
+    "mask, rows, columns",
+    [(THIN, slice(None), slice(7, 8)), (SOFT, slice(0, 8), slice(None))],
+    ids=["thin", "soft"],
+)
+def test_all_that_a_mask_touches_is_painted_and_nothing_else(p, kind, mask, rows, columns):
+    conditioning, latent = inpainted(p, kind, mask)
+    run = {"latent": latent["samples"], "noise_mask": latent["noise_mask"]}
+    out = small.sample(p.schedule(), conditioning, p.negative, **run)
+    inside = torch.zeros(16, 16, dtype=torch.bool)
+    inside[rows, columns] = True
+    original = latent["samples"]
+    assert torch.allclose(out[..., ~inside], original[..., ~inside], atol=1e-5)
+    assert relative(out[..., inside], original[..., inside]) > 0.1
+    if kind == "text box inpainting":
+        known = conditioning[0][1]["gligen"][2][-1].at(0).mask
+        assert torch.equal(known[0, 0], (~inside).float())
+        assert torch.equal(latent["noise_mask"], 1 - known)
+
+
+def test_what_is_faint_in_a_mask_is_not_painted_and_what_is_soft_stays_soft_for_the_host(p):
+    mask = 0.04 * torch.ones(1, 128, 128)
+    mask[:, :64] = 0.45
+    conditioning, latent = inpainted(p, "text box", mask)
+    assert (latent["noise_mask"][..., 8:, :] == 0).all()
+    assert torch.allclose(latent["noise_mask"][..., :8, :], torch.tensor(0.45))
+
+
+@pytest.mark.parametrize("size", [(128, 128), (72, 200), (100, 60)])
+def test_a_single_white_pixel_is_painted_wherever_it_is(p, size):
+    for y, x in ((0, 0), (size[0] - 1, size[1] - 1), (size[0] // 3, size[1] // 2)):
+        mask = torch.zeros(1, *size)
+        mask[:, y, x] = 1
+        noise_mask = inpainted(p, "text box", mask, picture(5, size=size))[1]["noise_mask"]
+        assert noise_mask.max() == 1
 
 
 @pytest.mark.parametrize(
@@ -449,6 +493,7 @@ def test_a_mask_takes_the_place_of_the_boxes(p):
             "mask: it is 128 by 64 pixels, and the picture is 128 by 128",
         ),
         ({"mask": torch.zeros(1, 128, 128)}, "mask: it is black everywhere"),
+        ({"mask": torch.full((1, 128, 128), 0.04)}, "mask: it is black .*at most 4% white"),
     ],
 )
 def test_a_mask_that_cannot_be_used_is_refused(p, kwargs, told):
