@@ -4,6 +4,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..gligen_ops.checkpoint import Checkpoint, save_gligen, tensors_of
+from .block_names import named
 from .seat import own
 
 
@@ -32,12 +33,13 @@ class GligenModelSave(io.ComfyNode):
     @classmethod
     def execute(cls, gligen, filename_prefix) -> io.NodeOutput:
         seat = own(gligen).model
+        model = seat.gligen
+        tensors = named(model, tensors_of(model))
+        tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         folder, name, counter, *_ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
         file = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        model = seat.gligen
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors_of(model).items()}
         checkpoint = Checkpoint(tensors, model.kind, model.fuser, seat.name, seat.source)
         save_gligen(checkpoint, file)
         return io.NodeOutput()

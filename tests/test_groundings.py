@@ -641,3 +641,50 @@ def test_a_saved_model_is_the_one_that_was_loaded_and_knows_its_kind(p, tmp_path
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     expected = random_tensors("depth map", p.widths, 768, 32, 0, 0.6, fuser="gatedSA2")
     assert read_gligen(file).tensors.keys() == expected.keys()
+
+
+def saved_from_the_hosts_loader(tensors, folder, monkeypatch):
+    """The file that GLIGEN Model Save makes of what the host's GLIGENLoader gives for these tensors."""
+    import comfy.sd
+    import folder_paths
+    from gligen_pack.nodes.model_save import GligenModelSave
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder / "output"))
+    save_file(tensors, folder / "gligen.safetensors")
+    GligenModelSave.execute(comfy.sd.load_gligen(str(folder / "gligen.safetensors")), "gligen")
+    (file,) = (folder / "output").glob("gligen*.safetensors")
+    return file
+
+
+@pytest.mark.parametrize("divisor, token_width", [(10, 768), (5, 1024)], ids=["SD 1.x", "SD 2.x"])
+def test_a_model_of_the_hosts_loader_is_saved_with_the_names_of_its_blocks(
+    pack, tmp_path, monkeypatch, divisor, token_width
+):
+    from files import SD15_WIDTHS, random_text_box_tensors, scaled
+    from gligen_pack.gligen_ops.checkpoint import read_gligen
+    from gligen_pack.nodes import seat
+
+    tensors = random_text_box_tensors(scaled(SD15_WIDTHS, divisor), token_width, token_width)
+    file = saved_from_the_hosts_loader(tensors, tmp_path, monkeypatch)
+    saved = read_gligen(file).tensors
+    assert saved.keys() == tensors.keys()
+    assert all(torch.equal(saved[name], tensors[name]) for name in tensors)
+    assert not seat.load(str(file), "again").model.by_order
+
+
+@pytest.mark.parametrize("layout", ["SDXL", "15 layers", "other widths"])
+def test_a_model_of_the_hosts_loader_whose_blocks_cannot_be_told_is_not_saved(
+    pack, tmp_path, monkeypatch, layout
+):
+    from files import SD15_WIDTHS, SDXL_WIDTHS, random_text_box_tensors, scaled
+
+    widths = {
+        "SDXL": scaled(SDXL_WIDTHS, 10),
+        "15 layers": dict(list(scaled(SD15_WIDTHS, 10).items())[:-1]),
+        "other widths": dict.fromkeys(SD15_WIDTHS, 32),
+    }
+    tensors = random_text_box_tensors(widths[layout])
+    with pytest.raises(GligenError, match="gligen: .*names of the blocks.*GLIGEN Model Loader"):
+        saved_from_the_hosts_loader(tensors, tmp_path, monkeypatch)
+    assert not list((tmp_path / "output").glob("**/*")), "nothing is written"
