@@ -18,11 +18,14 @@ from .errors import GligenError
 Point = tuple[float, float]
 Size = tuple[int, int]
 """Height and width of a latent."""
+OVERHANG = 0.05
+"""How far a box may stick out of the image, in fractions of it: so much is cut off, more is a mistake."""
+ROUNDING = 1e-4
 LEAST_SHARE = 0.2
 """How much of a box has to lie in a region for it to belong there: where a model is shown a slice of a thing,
 it paints a whole small one."""
-LEAST_PAINT = 0.05
-"""How white a mask has to be somewhere in a latent pixel for it to be painted."""
+FAINT = 0.05
+"""What of a mask is below this counts as black."""
 DIGITS = 5  # of a place relative to a region, beyond which lies rounding
 BONES = (
     *((0, 1), (0, 2), (1, 3), (2, 4)),  # head
@@ -61,14 +64,23 @@ class Box:
             return "it has a value that is not a finite number"
         if self.x1 <= self.x0 or self.y1 <= self.y0:
             return "its width and height must be above 0"
-        slack = 1e-4  # of rounding
-        if min(values) < -slack or max(values) > 1 + slack:
+        if self.is_outside():
             return (
-                f"it reaches from {self.x0:.4g} to {self.x1:.4g} in x and from {self.y0:.4g} to "
-                f"{self.y1:.4g} in y, outside of the image, which is 0 to 1 in both. Lower x or width, "
-                "y or height"
+                f"it reaches from {self.x0:g} to {self.x1:g} in x and from {self.y0:g} to {self.y1:g} in "
+                f"y, outside of the image, which is 0 to 1 in both (up to {OVERHANG:g} over its edge is "
+                "cut off). Lower x or width, y or height"
             )
         return None
+
+    def is_outside(self) -> bool:
+        """Whether it sticks out of the image too far to be cut, or there is nothing of it in there."""
+        low, high = min(self.x0, self.y0), max(self.x1, self.y1)
+        absent = min(self.x1, self.y1) <= 0 or max(self.x0, self.y0) >= 1
+        return absent or max(-low, high - 1) > OVERHANG + ROUNDING
+
+    def cut(self) -> "Box":
+        """What of it is in the image."""
+        return Box(max(self.x0, 0.0), max(self.y0, 0.0), min(self.x1, 1.0), min(self.y1, 1.0))
 
     def relative_to(self, region: "Box") -> "Box":
         """This box in fractions of a region."""
@@ -268,13 +280,14 @@ class Inpainting(Entity):
         known = self.known
         if known.shape[-2:] != size:
             known = interpolate(known, size, mode="bilinear")
-        return Inpainting(known, 1 - painted(1 - self.mask, size))
+        return Inpainting(known, 1 - on_latent(1 - self.mask, size).ceil())
 
 
-def painted(mask: Tensor, size: Size) -> Tensor:
-    """Which latent pixels are painted, 1 or 0 [..., h, w], by a mask [..., H, W] of 0..1: those in which it
-    is white anywhere, so that soft and thin masks are painted too."""
-    return (adaptive_max_pool2d(mask, size) >= LEAST_PAINT).to(mask)
+def on_latent(mask: Tensor, size: Size) -> Tensor:
+    """A mask [B, 1, H, W] on a latent of size (h, w): of each latent pixel the whitest of its part of the
+    picture, so that no thin line is lost, and 0 where that is faint."""
+    mask = adaptive_max_pool2d(mask, size).clamp(max=1)
+    return mask * (mask >= FAINT)
 
 
 def middle(picture: Tensor, size: Size) -> Tensor:
@@ -287,7 +300,7 @@ def middle(picture: Tensor, size: Size) -> Tensor:
 
 
 def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
-    """The same boxes, or one GligenError that names every bad one."""
+    """The same boxes, cut to the image, or one GligenError that names every bad one."""
     problems = []
     for number, entity in enumerate(boxes, start=1):
         reason = "its text is empty" if not entity.phrase.strip() else entity.box.problem()
@@ -296,4 +309,4 @@ def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
             problems.append(f"Box {number}{name}: {reason}.")
     if problems:
         raise GligenError("\n".join(problems))
-    return boxes
+    return [replace(entity, box=entity.box.cut()) for entity in boxes]

@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from .errors import GligenError
 
 _ROUNDING = 1e-6
+_FINE = 100
+"""Into how many parts a curve is cut to find its peak."""
 
 
 @dataclass(frozen=True)
 class BetaSchedule:
     """tau, decay: shares of a run's steps, 0..1, their sum at most 1. strength multiplies β.
     curve: maps the place in the run, 0 at the first step and 1 at the last, to β; it replaces tau
-    and decay."""
+    and decay.
+
+    However few the steps, what is above 0 somewhere grounds at least one of them. (The original rounds
+    a share of less than a step down to none.)"""
 
     tau: float = 1.0
     decay: float = 0.0
@@ -33,14 +38,26 @@ class BetaSchedule:
 
     def betas(self, steps: int) -> list[float]:
         """β of each of a run's steps."""
-        if self.curve is not None:
-            last = max(steps - 1, 1)
-            return [self.strength * self.curve(i / last) for i in range(steps)]
+        betas = self._shares(steps) if self.curve is None else self._along(self.curve, steps)
+        return [self.strength * beta for beta in betas]
+
+    def _shares(self, steps: int) -> list[float]:
         on, falling = (int(share * steps + _ROUNDING) for share in (self.tau, self.decay))
         if self.tau > 0:
-            on = max(on, 1)  # of few steps a share would be none
+            on = max(on, 1)
+        elif self.decay > 0:
+            falling = max(falling, 2)  # of which the first is at half
         ramp = [(falling - 1 - i) / falling for i in range(falling)]
-        return [self.strength * b for b in ([1.0] * on + ramp + [0.0] * steps)[:steps]]
+        return ([1.0] * on + ramp + [0.0] * steps)[:steps]
+
+    @staticmethod
+    def _along(curve: Callable[[float], float], steps: int) -> list[float]:
+        last = max(steps - 1, 1)
+        betas = [curve(i / last) for i in range(steps)]
+        if not any(betas):  # its peak may lie between the steps
+            peak = max(range(_FINE + 1), key=lambda i: curve(i / _FINE))
+            betas[round(peak / _FINE * (steps - 1))] = curve(peak / _FINE)
+        return betas
 
 
 def step_of(sigma: float, sigmas: Sequence[float]) -> int:

@@ -12,7 +12,7 @@ def schedule_inputs(tau: float) -> list[io.Input]:
             "tau", default=tau, min=0.0, max=1.0, step=0.01, round=0.0001,
             tooltip="Share of the steps, from the first, in which grounding is fully on (β = 1). More "
             "holds the layout more strictly, less leaves more to the base model. The authors use 0.3 "
-            "for boxes.",
+            "for boxes. Above 0 it is at least one step.",
         ),
         io.Float.Input(
             "decay", default=0.0, min=0.0, max=1.0, step=0.01, round=0.0001,

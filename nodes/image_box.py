@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from ..gligen_ops.entities import Box, BoxEntity, PhraseBox, check_boxes
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.tokenizers.text_image import TextImageTokenizer
-from .encoders.phrases import phrase_feature
+from .encoders.phrases import phrase_features
 from .encoders.pictures import CLIPS_OWN, image_feature
 from .layouts.inputs import box_inputs, strength
 from .seam.conditioning import ground
@@ -81,7 +81,8 @@ class GligenImageBox(io.ComfyNode):
         box = WHOLE
         if use != "style":
             box = check_boxes([PhraseBox(phrase, Box.from_size(x, y, width, height))])[0].box
-        feature = phrase_feature(clip, phrase, gligen) if with_text else None
+        width = gligen.gligen.position_net.text_width
+        feature = phrase_features(clip, [phrase], width)[phrase] if with_text else None
         entity = BoxEntity(box, phrase, feature, image)
         return io.NodeOutput(ground(conditioning, gligen, [(entity,)], strength))
 

@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..gligen_ops.entities import LEAST_PAINT, Inpainting, painted
+from ..gligen_ops.entities import FAINT, Inpainting, on_latent
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.layers.first_conv import KnownRegion
 from ..gligen_ops.masks import boxes_mask
@@ -52,10 +52,13 @@ class GligenInpaint(io.ComfyNode):
         if latent.ndim != 4:
             raise GligenError(f"vae: its latents have {latent.ndim - 2} dimensions; expected 2.")
         size = tuple(latent.shape[-2:])
-        mask = mask_of_boxes(conditioning, size) if mask is None else fitted(mask, image)
-        mask = painted(mask, size)
+        if mask is None:
+            mask = mask_of_boxes(conditioning, size)
+        else:
+            mask = on_latent(fitted(mask, image), size)
         first_conv = gligen.gligen.first_conv
         if first_conv is not None and isinstance(first_conv.downsample_net, KnownRegion):
+            mask = mask.ceil()  # the model knows no half
             count = max(len(latent), len(mask))
             frames = tuple(Inpainting(_row(latent, i), 1 - _row(mask, i)) for i in range(count))
             conditioning = ground(conditioning, gligen, [frames])
@@ -87,8 +90,11 @@ def fitted(mask: Tensor, image: Tensor) -> Tensor:
             f"mask: it is {came} pixels, and the picture is {expected}. Draw the mask on this picture, or "
             "resize one of them."
         )
-    if mask.max() < LEAST_PAINT:
-        raise GligenError("mask: it is black everywhere, so there is nothing to paint.")
+    if mask.max() < FAINT:
+        raise GligenError(
+            f"mask: it is black everywhere, or nearly so (at most {mask.max():.0%} white), so there is "
+            "nothing to paint. Make it white where the picture is to be painted anew."
+        )
     return mask
 
 

@@ -35,8 +35,9 @@ class GligenModelSave(io.ComfyNode):
         loaded = adopted(gligen)
         if loaded.by_order:
             raise GligenError(
-                "gligen: ComfyUI's own GLIGENLoader drops the names of a model's blocks, and without them no "
-                "file of it can be made. Load it with the GLIGEN Model Loader."
+                "gligen: ComfyUI's own GLIGENLoader drops the names of the blocks, and from the "
+                f"{len(loaded.gligen.widths)} layers of this model they cannot be told, as from those of "
+                "SD 1.x and 2.x. Load the file with the GLIGEN Model Loader in its place, and save it again."
             )
         folder, name, counter, *_ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()

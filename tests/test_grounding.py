@@ -1,5 +1,6 @@
 """Boxes on their way into a conditioning, and what is refused there."""
 
+import json
 import math
 
 import pytest
@@ -14,6 +15,10 @@ from gligen_pack.gligen_ops.errors import GligenError
     [
         (Box(0.5, 0.0, 1.2, 0.5), "outside of the image"),
         (Box(-0.1, 0.0, 0.5, 0.5), "outside of the image"),
+        (Box(0.0, 0.0, 1.0502, 0.5), "to 1.0502 in x .*outside of the image"),
+        (Box(0.0, -0.0502, 0.5, 0.5), "from -0.0502 to 0.5 in y, outside of the image"),
+        (Box(1.0, 0.0, 1.02, 0.5), "from 1 to 1.02 in x .*outside of the image"),
+        (Box(0.2, -0.03, 0.5, 0.0), "from -0.03 to 0 in y, outside of the image"),
         (Box(0.6, 0.0, 0.5, 0.5), "width and height must be above 0"),
         (Box(0.5, 0.2, 0.5, 0.5), "width and height must be above 0"),
         (Box(0.0, 0.0, math.nan, 0.5), "not a finite number"),
@@ -36,6 +41,38 @@ def test_all_bad_boxes_are_told_in_one_message():
 def test_a_box_that_fills_the_image_up_to_rounding_is_taken():
     boxes = [PhraseBox("a", Box.from_size(0.9, 0.7, 0.1, 0.3))]
     assert check_boxes(boxes) == boxes
+
+
+OVER_THE_EDGE = [
+    ((0.667, 0.2, 0.334, 0.3), Box(0.667, 0.2, 1, 0.5)),
+    ((0.2, 0.75, 0.3, 0.3), Box(0.2, 0.75, 0.5, 1)),
+    ((-0.05, -0.02, 1.1, 1.04), Box(0, 0, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("size, expected", OVER_THE_EDGE)
+def test_a_box_that_sticks_out_a_little_is_cut_wherever_it_comes_from(gligen, size, expected):
+    """Typed in a box node or in Text Boxes, as a line or JSON, or linked in pixels."""
+    from gligen_pack.nodes.text_box import GligenTextBox
+    from gligen_pack.nodes.text_boxes import GligenTextBoxes
+
+    start, clip = small.conditioning(1), small.Clip()
+
+    def text_boxes(text, boxes=None):
+        return GligenTextBoxes.execute(start, gligen, clip, text, 1000, 1000, boxes)
+
+    line = "a ball: {}, {}, {}, {}".format(*size)
+    link = dict(zip(("x", "y", "width", "height"), (1000 * v for v in size), strict=True))
+    grounded = [
+        GligenTextBox.execute(start, gligen, clip, "a ball", *size),
+        text_boxes(line),
+        text_boxes(json.dumps([{"phrase": "a ball", "box": size}])),
+        text_boxes("", {**link, "label": "a ball"}),
+    ]
+    for output in grounded:
+        box = output.result[0][0][1]["gligen"][2][0].at(0).box
+        got, wanted = ((b.x0, b.y0, b.x1, b.y1) for b in (box, expected))
+        assert got == pytest.approx(wanted) and min(got) >= 0 and max(got) <= 1
 
 
 @pytest.fixture(scope="module")

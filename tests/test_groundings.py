@@ -349,10 +349,10 @@ def test_each_picture_of_a_batch_gets_its_own_frame(p, kind):
 
 def batched_coordinates(p, boxes, size=16):
     """What KJNodes' GLIGENTextBoxApplyBatchCoords makes: for each frame a list of the host's tuples."""
-    gligen = p.gligen()
+    gligen, clip = p.gligen(), small.Clip()
     frames = []
     for box in boxes:
-        feature = small.Clip().encode_from_tokens("a red ball", return_pooled=True)[1]
+        feature = clip.encode_from_tokens(clip.tokenize("a red ball"), return_pooled=True)[1]
         b = box.box
         sizes = (round(v * size) for v in (b.y1 - b.y0, b.x1 - b.x0, b.y0, b.x0))
         frames.append([(feature, *sizes)])
@@ -445,6 +445,50 @@ def test_a_mask_takes_the_place_of_the_boxes(p):
     assert torch.equal(latent["noise_mask"], 1 - entity.mask)
 
 
+THIN = torch.zeros(1, 128, 128)
+THIN[:, :, 61:64] = 1  # 3 pixels wide, beside the middle of the place of 8 that they lie in
+SOFT = torch.zeros(1, 128, 128)
+SOFT[:, :64] = 0.45
+
+
+@pytest.mark.parametrize("kind", ["text box", "text box inpainting"])
+@pytest.mark.parametrize(
+    "mask, rows, columns",
+    [(THIN, slice(None), slice(7, 8)), (SOFT, slice(0, 8), slice(None))],
+    ids=["thin", "soft"],
+)
+def test_all_that_a_mask_touches_is_painted_and_nothing_else(p, kind, mask, rows, columns):
+    conditioning, latent = inpainted(p, kind, mask)
+    run = {"latent": latent["samples"], "noise_mask": latent["noise_mask"]}
+    out = small.sample(p.schedule(), conditioning, p.negative, **run)
+    inside = torch.zeros(16, 16, dtype=torch.bool)
+    inside[rows, columns] = True
+    original = latent["samples"]
+    assert torch.allclose(out[..., ~inside], original[..., ~inside], atol=1e-5)
+    assert relative(out[..., inside], original[..., inside]) > 0.1
+    if kind == "text box inpainting":
+        known = small.entries(conditioning)[-1].at(0).mask
+        assert torch.equal(known[0, 0], (~inside).float())
+        assert torch.equal(latent["noise_mask"], 1 - known)
+
+
+def test_what_is_faint_in_a_mask_is_not_painted_and_what_is_soft_stays_soft_for_the_host(p):
+    mask = 0.04 * torch.ones(1, 128, 128)
+    mask[:, :64] = 0.45
+    conditioning, latent = inpainted(p, "text box", mask)
+    assert (latent["noise_mask"][..., 8:, :] == 0).all()
+    assert torch.allclose(latent["noise_mask"][..., :8, :], torch.tensor(0.45))
+
+
+@pytest.mark.parametrize("size", [(128, 128), (72, 200), (100, 60)])
+def test_a_single_white_pixel_is_painted_wherever_it_is(p, size):
+    for y, x in ((0, 0), (size[0] - 1, size[1] - 1), (size[0] // 3, size[1] // 2)):
+        mask = torch.zeros(1, *size)
+        mask[:, y, x] = 1
+        noise_mask = inpainted(p, "text box", mask, picture(5, size=size))[1]["noise_mask"]
+        assert noise_mask.max() == 1
+
+
 @pytest.mark.parametrize(
     "kwargs, told",
     [
@@ -453,6 +497,7 @@ def test_a_mask_takes_the_place_of_the_boxes(p):
             "mask: it is 128 by 64 pixels, and the picture is 128 by 128",
         ),
         ({"mask": torch.zeros(1, 128, 128)}, "mask: it is black everywhere"),
+        ({"mask": torch.full((1, 128, 128), 0.04)}, "mask: it is black .*at most 4% white"),
     ],
 )
 def test_a_mask_that_cannot_be_used_is_refused(p, kwargs, told):
@@ -600,3 +645,50 @@ def test_a_saved_model_is_the_one_that_was_loaded_and_knows_its_kind(p, tmp_path
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     expected = random_tensors("depth map", p.widths, 768, 32, 0, 0.6, fuser="gatedSA2")
     assert read_gligen(file).tensors.keys() == expected.keys()
+
+
+def saved_from_the_hosts_loader(tensors, folder, monkeypatch):
+    """The file that GLIGEN Model Save makes of what the host's GLIGENLoader gives for these tensors."""
+    import comfy.sd
+    import folder_paths
+    from gligen_pack.nodes.model_save import GligenModelSave
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder / "output"))
+    save_file(tensors, folder / "gligen.safetensors")
+    GligenModelSave.execute(comfy.sd.load_gligen(str(folder / "gligen.safetensors")), "gligen")
+    (file,) = (folder / "output").glob("gligen*.safetensors")
+    return file
+
+
+@pytest.mark.parametrize("divisor, token_width", [(10, 768), (5, 1024)], ids=["SD 1.x", "SD 2.x"])
+def test_a_model_of_the_hosts_loader_is_saved_with_the_names_of_its_blocks(
+    pack, tmp_path, monkeypatch, divisor, token_width
+):
+    from files import SD15_WIDTHS, random_text_box_tensors, scaled
+    from gligen_pack.gligen_ops.files.checkpoint import read_gligen
+    from gligen_pack.nodes.seam import gligens
+
+    tensors = random_text_box_tensors(scaled(SD15_WIDTHS, divisor), token_width, token_width)
+    file = saved_from_the_hosts_loader(tensors, tmp_path, monkeypatch)
+    saved = read_gligen(file).tensors
+    assert saved.keys() == tensors.keys()
+    assert all(torch.equal(saved[name], tensors[name]) for name in tensors)
+    assert not gligens.load(str(file), "again").model.by_order
+
+
+@pytest.mark.parametrize("layout", ["SDXL", "15 layers", "other widths"])
+def test_a_model_of_the_hosts_loader_whose_blocks_cannot_be_told_is_not_saved(
+    pack, tmp_path, monkeypatch, layout
+):
+    from files import SD15_WIDTHS, SDXL_WIDTHS, random_text_box_tensors, scaled
+
+    widths = {
+        "SDXL": scaled(SDXL_WIDTHS, 10),
+        "15 layers": dict(list(scaled(SD15_WIDTHS, 10).items())[:-1]),
+        "other widths": dict.fromkeys(SD15_WIDTHS, 32),
+    }
+    tensors = random_text_box_tensors(widths[layout])
+    with pytest.raises(GligenError, match="gligen: .*names of the blocks.*GLIGEN Model Loader"):
+        saved_from_the_hosts_loader(tensors, tmp_path, monkeypatch)
+    assert not list((tmp_path / "output").glob("**/*")), "nothing is written"

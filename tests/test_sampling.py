@@ -150,10 +150,10 @@ def test_positive_and_negative_share_each_forward(p, calls):
 
 @pytest.mark.parametrize("steps", [1, 7, 10])
 @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
-def test_tau_grounds_exactly_its_share_of_the_steps(p, calls, tau, steps):
+def test_tau_grounds_exactly_its_share_of_the_steps_and_at_least_one(p, calls, tau, steps):
     small.sample(p.schedule(tau), p.ground(gligen=p.gligen()), p.negative, steps=steps)
     grounded_calls = {call for call, _ in calls["gated"]}
-    on = max(1, int(tau * steps)) if tau else 0
+    on = max(int(tau * steps), 1 if tau else 0)
     assert grounded_calls == set(range(1, on + 1))
     assert len(calls["gated"]) == 16 * on
 

@@ -1,19 +1,32 @@
-"""The feature of a phrase, from the host's CLIP."""
+"""What CLIP makes of the phrases of boxes, and what it could not read in them."""
+
+import re
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from ...gligen_ops.entities import BoxEntity, PhraseBox, check_boxes
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.tokenizers.box import BoxTokenizer
 from ...gligen_ops.tokenizers.text_image import TextImageTokenizer
+from ..layouts.linked_boxes import short
 from ..seam.conditioning import ground
 from ..seam.entries import by_entity
-from ..seam.gligens import LoadedGligen, need
+from ..seam.gligens import need
 
-WHICH_CLIP = (
-    "Connect the CLIP of the base model that the GLIGEN file belongs to, from Load Checkpoint (SD 1.x: "
-    "768 wide, SD 2.x: 1024)."
-)
+BY_WIDTH = {
+    768: "Connect the CLIP of an SD 1.x checkpoint, or clip_l.safetensors from the Load CLIP node.",
+    1024: "Connect the CLIP of an SD 2.x checkpoint.",
+    1280: "Connect the CLIP of an SDXL checkpoint.",
+    2048: "It wants CLIP-L and CLIP-G of SDXL side by side, which this node does not give: choose a "
+    "GLIGEN model of SD 1.x or 2.x, with its base model.",
+}
+"""By the width of the features that a GLIGEN model was trained with: what to do."""
+OWN = "Connect the CLIP of the base model that the GLIGEN file belongs to."
+CLIP_NAMES = ("l", "g", "h")
+"""What the host calls the CLIPs among its text encoders."""
+EMBEDDING = re.compile(r"embedding:([^\s():<\[]*)")
 
 
 def ground_boxes(conditioning, gligen, clip, frames: list[list[PhraseBox]], strength: float = 1.0):
@@ -22,61 +35,90 @@ def ground_boxes(conditioning, gligen, clip, frames: list[list[PhraseBox]], stre
     if not any(frames):
         return conditioning
     gligen = need(gligen, BoxTokenizer, TextImageTokenizer)
-    features = {
-        phrase: phrase_feature(clip, phrase, gligen)
-        for phrase in dict.fromkeys(b.phrase for boxes in frames for b in check_boxes(boxes))
-    }
+    frames = [check_boxes(boxes) for boxes in frames]
+    phrases = [box.phrase for boxes in frames for box in boxes]
+    features = phrase_features(clip, phrases, gligen.gligen.position_net.text_width)
     entities = [[BoxEntity(b.box, b.phrase, features[b.phrase]) for b in boxes] for boxes in frames]
     return ground(conditioning, gligen, by_entity(entities), strength)
 
 
-def phrase_feature(clip, phrase: str, gligen: LoadedGligen) -> torch.Tensor:
-    """CLIP's pooled text output before its projection, [F]. Raises GligenError for another text encoder than
-    the GLIGEN was trained with, and for words of which nothing would come."""
+def phrase_features(clip, phrases: Iterable[str], width: int) -> dict[str, Tensor]:
+    """CLIP's pooled text output before its projection, [F], of each phrase. width: F, as the GLIGEN
+    model was trained. Raises GligenError where clip is none that gives it, and for every phrase of
+    which a part would do nothing."""
+    need_clip(clip, width)
+    phrases = list(dict.fromkeys(phrases))
+    problems = {phrase: _problem(clip, phrase, width) for phrase in phrases}
+    told = [
+        f'Phrase "{short(phrase)}": {problem}' for phrase, problem in problems.items() if problem
+    ]
+    if told:
+        raise GligenError("\n".join(told))
+    return {phrase: _feature(clip, phrase, width) for phrase in phrases}
+
+
+def need_clip(clip, width: int) -> None:
     if clip is None:
         raise GligenError(
-            f"clip: none came, as some checkpoints hold no text encoder. {WHICH_CLIP}"
+            "clip: nothing came. A checkpoint without a CLIP, or a loader of the diffusion model alone, "
+            f"gives none. {BY_WIDTH.get(width, OWN)}"
         )
-    tokens = clip.tokenize(phrase)
-    if isinstance(tokens, dict):
-        problem = _problem(phrase, tokens)
-        if problem:
-            raise GligenError(f"text ({phrase.strip()[:60]}): {problem}")
-    feature = _pooled(clip, tokens)
-    name = type(getattr(clip, "cond_stage_model", clip)).__name__
-    if feature is None:
+
+
+def encoder_name(clip) -> str:
+    return type(getattr(clip, "cond_stage_model", clip)).__name__.rstrip("_")
+
+
+def _feature(clip, phrase: str, width: int) -> Tensor:
+    encoded = clip.encode_from_tokens(clip.tokenize(phrase), return_pooled="unprojected")
+    pooled = encoded[1] if isinstance(encoded, tuple) else None
+    if pooled is None or not pooled.any():  # the host gives zeros for a CLIP that was left out
         raise GligenError(
-            f"clip: came a text encoder ({name}) that has no feature of a whole phrase. {WHICH_CLIP}"
+            f"clip: came a text encoder ({encoder_name(clip)}) without a CLIP in it, such as T5, which "
+            "gives no feature of a phrase as a whole, and this GLIGEN model was trained with those of "
+            f"CLIP, {width} wide. {BY_WIDTH.get(width, OWN)}"
         )
-    feature = feature.reshape(-1).float()
-    expected = gligen.gligen.position_net.text_width
-    if len(feature) != expected:
+    feature = pooled.reshape(-1).float()
+    if len(feature) != width:
         raise GligenError(
-            f"clip: its text features are {len(feature)} wide ({name}), and this GLIGEN model was trained "
-            f"with {expected}. {WHICH_CLIP}"
+            f"clip: its text features ({encoder_name(clip)}) are {len(feature)} wide, and this GLIGEN "
+            f"model was trained with {width}. {BY_WIDTH.get(width, OWN)}"
         )
     return feature
 
 
-def _pooled(clip, tokens) -> torch.Tensor | None:
-    try:
-        pooled = clip.encode_from_tokens(tokens, return_pooled="unprojected")[1]
-    except (AttributeError, TypeError, IndexError):  # of encoders that know of no pooled output
-        return None
-    return pooled if isinstance(pooled, torch.Tensor) else None
-
-
-def _problem(phrase: str, tokens: dict) -> str | None:
-    """tokens: of each encoder, batches of (token or embedding, weight, ...)."""
-    batches = next(iter(tokens.values()))
-    if len(batches) > 1:
-        return "it is longer than what CLIP reads at once, 75 words or so. Say in short what appears there."
-    if any(token[1] != 1.0 for batch in batches for token in batch):
+def _problem(clip, phrase: str, width: int) -> str | None:
+    """Which part of a phrase would do nothing, in words for the user; None where all count."""
+    missing = [name for name in EMBEDDING.findall(phrase) if not _is_embedding(clip, name, width)]
+    if missing:
         return (
-            "weights in brackets do nothing for a phrase of GLIGEN. Take them off (write \\( for a bracket "
-            "that is meant), and use strength."
+            f"embedding:{missing[0].strip(',')} would do nothing. No such file is in models/embeddings, or "
+            "it is one of another base model. Correct its name, or take it out."
         )
-    embedded = any(isinstance(token[0], torch.Tensor) for batch in batches for token in batch)
-    if "embedding:" in phrase and not embedded:
-        return "the embedding that it names is not in models/embeddings. Check its name, or take it off."
+    stretches = _tokens(clip, phrase)
+    if any(weight != 1 for stretch in stretches for _, weight in stretch):
+        return (
+            "the weight would do nothing, as a box reads its phrase as a whole. Take the parentheses "
+            r"out (or write \( and \) where they are meant as such), and set strength for the box."
+        )
+    if len(stretches) > 1:
+        limit = len(stretches[0]) - 2  # beside its start and its end
+        return (
+            f"it is longer than the {limit} tokens that CLIP reads, and the rest would do nothing. "
+            "Shorten it to what appears in the box."
+        )
     return None
+
+
+def _is_embedding(clip, name: str, width: int) -> bool:
+    if not name:
+        return False
+    tokens = [token for stretch in _tokens(clip, f"embedding:{name}") for token, _ in stretch]
+    return any(torch.is_tensor(token) and token.shape[-1] == width for token in tokens)
+
+
+def _tokens(clip, text: str) -> list[list[tuple]]:
+    """The stretches in which CLIP reads a text, of its tokens with their weights. Of several CLIPs that
+    one's which has most."""
+    tokens = clip.tokenize(text)
+    return max((tokens[name] for name in CLIP_NAMES if name in tokens), key=len, default=[])

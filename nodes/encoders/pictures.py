@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.tokenizers.image_prompt import image_feature as image_prompt
 from ..seam.gligens import LoadedGligen
+from .phrases import encoder_name, need_clip
 
 CLIPS_OWN = "of the CLIP"
 WEIGHT = "clip_l.transformer.text_projection.weight"
@@ -26,8 +27,12 @@ def image_feature(clip_vision_output, clip, projection: str, gligen: LoadedGlige
             f"clip_vision_output: it holds {len(embedding)} pictures, and one box takes one. Encode a "
             "single picture."
         )
-    matrix = clips_projection(clip) if projection == CLIPS_OWN else projection_file(projection)
     expected = gligen.gligen.position_net.text_width
+    if projection == CLIPS_OWN:
+        need_clip(clip, expected)
+        matrix = clips_projection(clip)
+    else:
+        matrix = projection_file(projection)
     if embedding.shape[-1] != matrix.shape[0]:
         raise GligenError(
             f"clip_vision_output: its features are {embedding.shape[-1]} wide, and the text projection "
@@ -46,7 +51,9 @@ def clips_projection(clip) -> torch.Tensor:
     """P_t of the CLIP. Raises GligenError where it has none: the host then leaves an identity there."""
     weight = clip.get_sd().get(WEIGHT)
     if weight is None:
-        raise GligenError(f"clip: this is no CLIP of the SD 1.x kind. {REMEDIES}")
+        raise GligenError(
+            f"clip: came {encoder_name(clip)}, which is no CLIP of the SD 1.x kind. {REMEDIES}"
+        )
     weight = weight.float().cpu()
     if torch.equal(weight, torch.eye(len(weight))):
         raise GligenError(

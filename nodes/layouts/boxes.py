@@ -144,8 +144,8 @@ def _read_object(item: Any) -> PhraseBox | str:
 
 
 def _typed_box(phrase: str, numbers: list[float]) -> PhraseBox | str:
-    read = PhraseBox(phrase.strip(), Box.from_size(*numbers))
-    return read.box.problem() or (read if read.phrase else "its phrase is empty")
+    phrase, box = phrase.strip(), Box.from_size(*numbers)
+    return box.problem() or (PhraseBox(phrase, box.cut()) if phrase else "its phrase is empty")
 
 
 def _named(

@@ -9,8 +9,6 @@ SIZES = ("x", "y", "width", "height")
 PHRASE_KEYS = ("phrase", "label", "desc", "text")
 GRID = 1000
 """The host's elements count the image in thousandths, whatever its size."""
-OVERHANG = 0.05
-"""How far a linked box may stick out, in fractions of the image; more means another image size."""
 
 
 def frames_of(value: Any) -> list:
@@ -36,7 +34,7 @@ def read_link(value: Any, width: int, height: int, problems: list[str]) -> list[
 
 
 def _linked_box(item: Any, width: int, height: int) -> Box | str:
-    """The box as fractions, its overhang cut off, or what is wrong with it."""
+    """The box as fractions, cut to the image, or what is wrong with it."""
     if not isinstance(item, dict):
         return f"expected a bounding box or an element, got {short(item)}"
     if "bbox" in item:
@@ -53,12 +51,11 @@ def _linked_box(item: Any, width: int, height: int) -> Box | str:
         return "expected the numbers x, y, width, height, or bbox: [ymin, xmin, ymax, xmax]"
     if min(across, down) < 1:
         return f"an image of {across} by {down} pixels has no room for it"
-    x0, y0, x1, y1 = (v / size for v, size in zip(corners, (across, down) * 2, strict=True))
-    if max(-x0, -y0, x1 - 1, y1 - 1) > OVERHANG:
+    box = Box(*(v / size for v, size in zip(corners, (across, down) * 2, strict=True)))
+    if box.is_outside():
         place = "from ({:g}, {:g}) to ({:g}, {:g})".format(*corners)
         return f"it reaches {place}, but the image is {across} by {down}"
-    box = Box(max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0))
-    return box.problem() or box
+    return box.problem() or box.cut()
 
 
 def phrase_of(item: dict) -> str:

@@ -19,12 +19,17 @@ from .operations import Operations
 
 ORDER = "transformer"
 """The kind of a block of which only the order is known."""
-SD_BLOCKS = (
-    *(Block("input", number, 0) for number in (1, 2, 4, 5, 7, 8)),
-    Block("middle", 0, 0),
-    *(Block("output", number, 0) for number in range(3, 12)),
-)
-"""Of SD 1.x and 2.x, in the order in which they run."""
+SD = {
+    **{Block("input", number, 0): 1 for number in (1, 2)},
+    **{Block("input", number, 0): 2 for number in (4, 5)},
+    **{Block("input", number, 0): 4 for number in (7, 8)},
+    Block("middle", 0, 0): 4,
+    **{Block("output", number, 0): 4 for number in (3, 4, 5)},
+    **{Block("output", number, 0): 2 for number in (6, 7, 8)},
+    **{Block("output", number, 0): 1 for number in (9, 10, 11)},
+}
+"""The transformer blocks of SD 1.x and 2.x in the order in which they run, and how often the width of the
+first goes into theirs."""
 _loaded: "weakref.WeakValueDictionary[tuple, LoadedGligen]" = weakref.WeakValueDictionary()
 """By file: a file that is loaded twice is one model."""
 _adopted: "weakref.WeakKeyDictionary[nn.Module, LoadedGligen]" = weakref.WeakKeyDictionary()
@@ -161,10 +166,10 @@ def adopted(patcher) -> LoadedGligen:
 def _adopt(model: "comfy.gligen.Gligen") -> LoadedGligen:
     """The host drops the names of the blocks and keeps their order: one layer for each transformer."""
     tokenizer = model.position_net
-    count = len(model.module_list)
-    blocks = SD_BLOCKS if count == len(SD_BLOCKS) else [Block(ORDER, i, 0) for i in range(count)]
-    layers = zip(blocks, model.module_list, strict=True)
-    widths = {block: layer.linear.weight.shape[0] for block, layer in layers}
+    found = [layer.linear.weight.shape[0] for layer in model.module_list]
+    known = found == [times * found[0] for times in SD.values()]
+    blocks = SD if known else [Block(ORDER, i, 0) for i in range(len(found))]
+    widths = dict(zip(blocks, found, strict=True))
     with torch.device("meta"):
         gligen = Gligen(
             BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, Operations),

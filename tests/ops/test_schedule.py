@@ -8,10 +8,47 @@ SIGMAS = [14.6, 8.0, 4.0, 2.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 20, 50])
-@pytest.mark.parametrize("tau", [0.0, 0.1, 0.3, 0.35, 0.7, 1.0])
-def test_tau_is_the_authors_number_of_steps_fully_on(tau, steps):
-    on = {0.0: 0}.get(tau, max(1, int(tau * steps + 1e-6)))  # a share of few steps is one of them
+@pytest.mark.parametrize("tau", [0.1, 0.3, 0.35, 0.7, 1.0])
+def test_tau_is_the_authors_number_of_steps_fully_on_and_at_least_one(tau, steps):
+    """Their number is int(tau * steps); of 0.7 * 10 it is 7, which floats make 6.99…"""
+    on = max(1, int(tau * steps + 1e-6))
     assert BetaSchedule(tau).betas(steps) == [1.0] * on + [0.0] * (steps - on)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+@pytest.mark.parametrize(
+    "off", [BetaSchedule(0.0), BetaSchedule(strength=0.0), BetaSchedule(curve=lambda _: 0.0)]
+)
+def test_what_is_0_grounds_no_step(off, steps):
+    assert off.betas(steps) == [0.0] * steps
+
+
+@pytest.mark.parametrize("tau, decay", [(0.3, 0.0), (0.01, 0.0), (0.01, 0.01)])
+def test_a_share_of_less_than_a_step_is_one_step(tau, decay):
+    assert BetaSchedule(tau, decay).betas(3) == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "tau, decay, steps, expected",
+    [
+        (0.01, 0.67, 3, [1, 0.5, 0]),
+        (0.1, 0.9, 1, [1]),
+        (0.0, 0.3, 3, [0.5, 0, 0]),
+        (0.0, 0.4, 3, [0.5, 0, 0]),
+        (0.0, 1.0, 1, [0.5]),
+        (0.0, 0.75, 4, [2 / 3, 1 / 3, 0, 0]),
+    ],
+)
+def test_decay_over_few_steps_still_falls_and_still_grounds(tau, decay, steps, expected):
+    assert BetaSchedule(tau, decay).betas(steps) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "peak, steps, expected", [(0.4, 2, [1, 0]), (0.6, 2, [0, 1]), (0.6, 1, [1])]
+)
+def test_a_curve_whose_peak_lies_between_the_steps_grounds_the_nearest(peak, steps, expected):
+    curve = BetaSchedule(curve=lambda x: max(0.0, 1 - 10 * abs(x - peak)))
+    assert curve.betas(steps) == pytest.approx(expected)
 
 
 def test_decay_falls_linearly_from_below_one_to_zero():
