@@ -70,7 +70,7 @@ def test_a_box_that_sticks_out_a_little_is_cut_wherever_it_comes_from(gligen, si
         text_boxes("", {**link, "label": "a ball"}),
     ]
     for output in grounded:
-        box = output.result[0][0][1]["gligen"][2][0].at(0).box
+        box = small.entries(output.result[0])[0].at(0).box
         got, wanted = ((b.x0, b.y0, b.x1, b.y1) for b in (box, expected))
         assert got == pytest.approx(wanted) and min(got) >= 0 and max(got) <= 1
 
