@@ -78,14 +78,19 @@ def sample(model, positive, negative, steps=4, cfg=7.5, sampler="euler", schedul
 
 
 class Clip:
-    """Stands in for CLIP where a test needs phrase features only: a fixed vector for each phrase."""
+    """Stands in for CLIP where a test needs phrase features only: two fixed vectors for each phrase, as the
+    host's has them, before its text projection and after it."""
 
-    def __init__(self, width: int = 768):
-        self.width = width
+    def __init__(self, width: int = 768, seed: int = 0):
+        self.width, self.seed = width, seed
 
     def tokenize(self, text):
         return text
 
     def encode_from_tokens(self, tokens, return_pooled=False):
-        generator = torch.Generator().manual_seed(sum(map(ord, tokens)))
-        return None, torch.randn(1, self.width, generator=generator)
+        phrase = self.seed + sum(map(ord, tokens))
+        generator = torch.Generator().manual_seed(phrase)
+        unprojected, projected = torch.randn(2, 1, self.width, generator=generator)
+        if not return_pooled:
+            return None
+        return None, unprojected if return_pooled == "unprojected" else projected

@@ -348,7 +348,7 @@ def batched_coordinates(p, boxes, size=16):
     gligen = p.gligen()
     frames = []
     for box in boxes:
-        feature = small.Clip().encode_from_tokens("a red ball", return_pooled=True)[1]
+        feature = small.Clip().encode_from_tokens("a red ball", "unprojected")[1]
         b = box.box
         sizes = (round(v * size) for v in (b.y1 - b.y0, b.x1 - b.x0, b.y0, b.x0))
         frames.append([(feature, *sizes)])
