@@ -3,7 +3,7 @@ hooks on modules of the UNet and of gated layers."""
 
 import asyncio
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, cached_property
 
 import small
 import torch
@@ -29,6 +29,10 @@ class Rig:
         self.unet = self.model.model.diffusion_model
         self.prompt, self.negative = small.conditioning(1), small.conditioning(2)
         self.kept = cache(self.new_gligen)
+
+    @cached_property
+    def other_model(self):
+        return small.sd15(1)
 
     def gligen(self, kind="text box", seed=0, fuser="gatedSA", gate=0.6):
         """Of random weights, the same one for the same words."""

@@ -62,8 +62,10 @@ def shown(rig, folders, monkeypatch):
     def ran(model, positive, steps=1, cfg=1.0, **kwargs):
         return rig.sample(model, positive, steps=steps, cfg=cfg, **kwargs)
 
+    grounded = rig.text_box("a cat", *trials.BOX.values())
+
     def of_schedule(model):
-        return ran(model, rig.text_box("a cat", *trials.BOX.values()), steps=4, cfg=4.0)
+        return ran(model, grounded, steps=4, cfg=4.0)
 
     def of_inpainting(positive, latent):
         run = ran(
@@ -79,7 +81,7 @@ def shown(rig, folders, monkeypatch):
         "GligenInpaint": of_inpainting,
         "GligenBetaSchedule": of_schedule,
         "GligenKSampler": lambda latent: latent["samples"],
-        "GligenAttention": lambda model, _: of_schedule(model),
+        "GligenAttention": lambda model, _: ran(model, grounded),
         "GligenModelLoader": weights,
         "GligenModelSave": of_files,
         "GligenDemoModel": lambda *made: weights(made[3]),

@@ -87,9 +87,9 @@ def GligenKeypoints(rig):
 def GligenSpatialMap(rig):
     """Of a wall, whose colour is a grey that is a class's number too, and a building."""
     given, other = grounding(rig, "semantic map")
-    wall = torch.full((1, 64, 128, 3), 120 / 255)
+    wall = torch.full((1, 32, 64, 3), 120 / 255)
     beside, above = wall.clone(), wall.clone()
-    beside[:, :, 64:, 0] = above[:, :32, :, 0] = 180 / 255
+    beside[:, :, 32:, 0] = above[:, :16, :, 0] = 180 / 255
     return (
         {**given, "image": beside, "classes": "automatic"},
         {**other, "image": above, "classes": Where("palette", {"image": wall})},
@@ -113,7 +113,7 @@ def scheduled(rig):
     return (
         {"model": rig.model, "tau": 0.25, "decay": 0.5, "strength": 1.0,
          "negative_grounding": "null", "refresh_every": 1},
-        {"model": small.sd15(1), "tau": 0.5, "decay": 0.25, "strength": 0.5,
+        {"model": rig.other_model, "tau": 0.5, "decay": 0.25, "strength": 0.5,
          "negative_grounding": "none", "refresh_every": 2},
     )  # fmt: skip
 
