@@ -25,14 +25,14 @@ class Rig:
         extension = asyncio.run(pack.comfy_entrypoint())
         nodes = asyncio.run(extension.get_node_list())
         self.nodes = {node.GET_SCHEMA().node_id: node for node in nodes}
-        self.model = small.sd15()
+        self.model = small.short()
         self.unet = self.model.model.diffusion_model
         self.prompt, self.negative = small.conditioning(1), small.conditioning(2)
         self.kept = cache(self.new_gligen)
 
     @cached_property
     def other_model(self):
-        return small.sd15(1)
+        return small.short(1)
 
     def gligen(self, kind="text box", seed=0, fuser="gatedSA", gate=0.6):
         """Of random weights, the same one for the same words."""

@@ -5,12 +5,28 @@ from gligen_pack.benchmark import unets
 
 SD15 = {**unets.SD15, "model_channels": 32}
 
+SHORT = {
+    **SD15,
+    "channel_mult": [1, 2],
+    "num_res_blocks": [1, 1],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 0, 1, 0],
+}
+"""Two levels with five transformer blocks, for what needs no more of them."""
+
 
 def sd15(seed: int = 0):
     """MODEL: SD 1.5's structure, all 16 transformer blocks, at a tenth of the width."""
     import comfy.supported_models
 
     return model_of(comfy.supported_models.SD15, SD15, seed)
+
+
+def short(seed: int = 0):
+    """MODEL: the same with two levels and five transformer blocks."""
+    import comfy.supported_models
+
+    return model_of(comfy.supported_models.SD15, SHORT, seed)
 
 
 def model_of(kind, unet_config: dict, seed: int = 0):
