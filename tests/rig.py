@@ -21,11 +21,11 @@ def relative(a, b):
 class Rig:
     """The nodes by their ids, the small model, and a GLIGEN of each kind."""
 
-    def __init__(self, pack):
+    def __init__(self, pack, model=None):
         extension = asyncio.run(pack.comfy_entrypoint())
         nodes = asyncio.run(extension.get_node_list())
         self.nodes = {node.GET_SCHEMA().node_id: node for node in nodes}
-        self.model = small.short()
+        self.model = model or small.short()
         self.unet = self.model.model.diffusion_model
         self.prompt, self.negative = small.conditioning(1), small.conditioning(2)
         self.kept = cache(self.new_gligen)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from rig import picture, relative
 
-
 BLOCKS = 5  # of the model's transformers
 
 
