@@ -98,6 +98,14 @@ def pack(host):
 
 
 @pytest.fixture(scope="session")
+def rig(pack):
+    """The pack's nodes on a small model: see rig.Rig."""
+    from rig import Rig
+
+    return Rig(pack)
+
+
+@pytest.fixture(scope="session")
 def server(host_path, tmp_path_factory):
     """A ComfyUI process with the pack, shared by the session: see devtools.server.Server."""
     from gligen_pack.devtools.server import Server

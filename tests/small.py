@@ -5,12 +5,28 @@ from gligen_pack.benchmark import unets
 
 SD15 = {**unets.SD15, "model_channels": 32}
 
+SHORT = {
+    **SD15,
+    "channel_mult": [1, 2],
+    "num_res_blocks": [1, 1],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 0, 1, 0],
+}
+"""Two levels with five transformer blocks, for what needs no more of them."""
+
 
 def sd15(seed: int = 0):
     """MODEL: SD 1.5's structure, all 16 transformer blocks, at a tenth of the width."""
     import comfy.supported_models
 
     return model_of(comfy.supported_models.SD15, SD15, seed)
+
+
+def short(seed: int = 0):
+    """MODEL: the same with two levels and five transformer blocks."""
+    import comfy.supported_models
+
+    return model_of(comfy.supported_models.SD15, SHORT, seed)
 
 
 def model_of(kind, unet_config: dict, seed: int = 0):
@@ -93,14 +109,20 @@ def sample(model, positive, negative, steps=4, cfg=7.5, sampler="euler", schedul
 
 
 class Clip:
-    """Stands in for CLIP where a test needs phrase features only: a fixed vector for each phrase."""
+    """Stands in for CLIP where a test needs phrase features only: two fixed vectors for each phrase, as the
+    host's has them, before its text projection and after it."""
 
-    def __init__(self, width: int = 768):
-        self.width = width
+    def __init__(self, width: int = 768, seed: int = 0):
+        self.width, self.seed = width, seed
 
     def tokenize(self, text):
         return {"l": [[(ord(letter), 1.0) for letter in text]]}
 
     def encode_from_tokens(self, tokens, return_pooled=False):
-        generator = torch.Generator().manual_seed(sum(token for token, _ in tokens["l"][0]))
-        return None, torch.randn(1, self.width, generator=generator)
+        letters = map(ord, tokens) if isinstance(tokens, str) else [t for t, _ in tokens["l"][0]]
+        phrase = self.seed + sum(letters)
+        generator = torch.Generator().manual_seed(phrase)
+        unprojected, projected = torch.randn(2, 1, self.width, generator=generator)
+        if not return_pooled:
+            return None
+        return None, unprojected if return_pooled == "unprojected" else projected

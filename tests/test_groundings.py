@@ -352,7 +352,7 @@ def batched_coordinates(p, boxes, size=16):
     gligen, clip = p.gligen(), small.Clip()
     frames = []
     for box in boxes:
-        feature = clip.encode_from_tokens(clip.tokenize("a red ball"), return_pooled=True)[1]
+        feature = clip.encode_from_tokens(clip.tokenize("a red ball"), "unprojected")[1]
         b = box.box
         sizes = (round(v * size) for v in (b.y1 - b.y0, b.x1 - b.x0, b.y0, b.x0))
         frames.append([(feature, *sizes)])

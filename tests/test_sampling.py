@@ -143,11 +143,6 @@ def calls(p, monkeypatch):
     hook.remove()
 
 
-def test_positive_and_negative_share_each_forward(p, calls):
-    small.sample(p.schedule(), p.ground(gligen=p.gligen()), p.negative, steps=4)
-    assert calls["model"] == [2, 2, 2, 2]
-
-
 @pytest.mark.parametrize("steps", [1, 7, 10])
 @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
 def test_tau_grounds_exactly_its_share_of_the_steps_and_at_least_one(p, calls, tau, steps):
@@ -253,7 +248,9 @@ def test_the_last_schedule_of_a_chain_counts(p, calls):
 
 
 @pytest.mark.parametrize("negative, batch", [("null", 2), ("same", 2), ("none", 1)])
-def test_negative_grounding_decides_which_rows_are_grounded(p, calls, negative, batch):
+def test_positive_and_negative_share_a_forward_in_which_negative_grounding_picks_the_rows(
+    p, calls, negative, batch
+):
     small.sample(p.schedule(negative=negative), p.ground(gligen=p.gligen()), p.negative, steps=1)
     assert calls["model"] == [2] and {rows for _, rows in calls["gated"]} == {batch}
 
@@ -402,70 +399,3 @@ def test_the_sampler_node_is_the_hosts_ksampler_with_the_schedule(p):
         ).result  # fmt: skip
     expected = small.sample(p.schedule(0.5), grounded, p.negative)
     assert bit_identical(out["samples"], expected)
-
-
-@pytest.fixture
-def compiled(p, monkeypatch):
-    """The model as the host's TorchCompileModel gives it, but for the time that a real backend takes."""
-    import comfy.ldm.modules.attention as host
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
-
-    # The host's attention for CPUs alone asks for free memory, at which any graph breaks.
-    monkeypatch.setattr(host, "optimized_attention", host.attention_pytorch)
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    model = p.model.clone(disable_dynamic=True)
-    options = {"guard_filter_fn": skip_torch_compile_dict}
-    set_torch_compile_wrapper(model=model, backend="eager", options=options)
-    yield model
-    torch._dynamo.reset()
-
-
-def test_a_compiled_model_is_grounded_in_the_steps_that_the_schedule_says_and_in_no_other(
-    p, compiled
-):
-    grounded = p.ground(gligen=p.gligen())
-
-    def run(model, tau, positive=grounded, **kwargs):
-        return small.sample(small.schedule(model, tau, **kwargs), positive, p.negative, steps=3)
-
-    plain = small.sample(p.model, p.positive, p.negative, steps=3)
-    assert relative(run(p.model, 1.0), plain) > 0.01
-    # In an order in which a graph made for one of them would be taken for the next.
-    for tau in (0.4, 1.0, 0.0, 0.7):
-        assert relative(run(compiled, tau), run(p.model, tau)) < 1e-5
-    assert relative(run(compiled, 0.4, decay=0.6), run(p.model, 0.4, decay=0.6)) < 1e-5
-    other = p.ground(gligen=p.gligen(), boxes=p.boxes[:1])
-    assert relative(run(compiled, 1.0, other), run(p.model, 1.0, other)) < 1e-5
-    assert torch.equal(small.sample(compiled, p.positive, p.negative, steps=3), plain)
-
-
-def test_the_gated_layers_are_part_of_a_compiled_models_graph(p, compiled):
-    """One graph for the UNet as it is and one for it with gated layers, no break in either, and neither
-    made anew for another β."""
-    model = small.schedule(compiled, 0.5, 0.3)
-    for _ in range(2):
-        small.sample(model, p.ground(gligen=p.gligen()), p.negative, steps=10)
-    counters = torch._dynamo.utils.counters
-    assert not counters["graph_break"]
-    assert counters["stats"]["unique_graphs"] == 2
-
-
-def test_what_is_kept_or_watched_of_a_compiled_model_is_right_too(p, compiled):
-    from gligen_pack.nodes.attention import Record
-    from gligen_pack.nodes.seam import patch
-
-    grounded = p.ground(gligen=p.gligen())
-
-    def run(model, watched):
-        model = small.schedule(model, refresh_every=1 if watched else 2)
-        record = Record()
-        if watched:
-            model = patch.watched(model, record.begin)
-        return small.sample(model, grounded, p.negative, steps=4), record
-
-    for watched in (False, True):
-        (got, record), (expected, its) = run(compiled, watched), run(p.model, watched)
-        assert relative(got, expected) < 1e-5
-        assert len(record.maps) == len(its.maps) > 0 or not watched
