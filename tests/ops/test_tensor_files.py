@@ -103,9 +103,17 @@ def test_views_begin_at_their_offset_and_go_by_their_strides(tmp_path, save, dty
         "repeated": whole[1, 2, 3].expand(2, 3),
         "to the very end": whole[2, 3, 1:],
         "nothing": whole[3:],
+        "nothing by threes": whole[2, :0, ::3],
     }
     save(tmp_path / "file", written)
     assert_same(back(tmp_path / "file"), written)
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_tensors_of_a_mapping_within_are_named_with_its_key(tmp_path, save):
+    a, b, c = torch.randn(3, 2)
+    save(tmp_path / "file", {"w": a, "model": {"w": b}, "ema": {"w": c, "no": {"w": a}}, "n": 3})
+    assert_same(back(tmp_path / "file"), {"w": a, "model.w": b, "ema.w": c})
 
 
 def test_a_view_is_read_without_what_lies_around_it(tmp_path):
