@@ -49,7 +49,7 @@ def test_each_group_learns_at_its_own_rate_which_rises_and_then_falls_to_nothing
     for group, rate in enumerate((1e-3, 1e-2)):
         assert seen[0, group].abs().mean().item() == pytest.approx(rate / 20, rel=0.05)
         assert moved[:, group].max().item() == pytest.approx(rate, rel=0.1)
-        assert 4 <= moved[:, group].argmax() <= 10
+        assert 5 <= moved[:, group].argmax() <= 20  # of 100, and a little behind the rate
         assert moved[-1, group] < 0.01 * rate
     assert (seen[-1] < seen[0]).all()
 

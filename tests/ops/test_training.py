@@ -7,14 +7,11 @@ import pytest
 import small
 import torch
 from gligen_pack.gligen_ops import training
-from gligen_pack.gligen_ops.box_tokens import BoxTokenizer
 from gligen_pack.gligen_ops.entity import Inpainting, SpatialMap
 from gligen_pack.gligen_ops.first_conv import Downsampler, KnownRegion
 from gligen_pack.gligen_ops.map_tokens import MapTokenizer
-from gligen_pack.gligen_ops.model import Block, Gligen
-
-BLOCK = Block("middle", 0, 0)
-WIDTH = 32
+from gligen_pack.gligen_ops.model import Gligen
+from toy import BLOCK, WIDTH, ToyBase, batch, toy
 
 
 @pytest.fixture(autouse=True)
@@ -24,37 +21,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class ToyBase(torch.nn.Module):
-    """Visual tokens in and out, one block, a linear map for everything that a UNet does."""
-
-    def __init__(self):
-        super().__init__()
-        self.into, self.out = torch.nn.Linear(4, WIDTH), torch.nn.Linear(WIDTH, 4)
-
-    def forward(self, z, t, context, fuse, first=None):
-        v = self.into(z.flatten(2).transpose(1, 2)) if first is None else visual(first(z))
-        v = v + context.mean(1, keepdim=True)
-        return self.out(fuse(v, BLOCK, 4)).transpose(1, 2).unflatten(2, z.shape[2:])
-
-
-def visual(h):
-    return h.flatten(2).transpose(1, 2)
-
-
-def toy():
-    torch.manual_seed(0)
-    gligen = Gligen(BoxTokenizer(16, 16, hidden=16), 16, {BLOCK: WIDTH})
-    return training.freeze(small.randomise(ToyBase(), 1)), gligen
-
-
-def batch(count=8):
-    boxes = torch.rand(count, 30, 4)
-    mask = torch.ones(count, 30)
-    grounding = (boxes, mask, torch.randn(count, 30, 16))
-    latents, context = torch.randn(count, 4, 4, 4), torch.randn(count, 5, WIDTH)
-    return training.Batch(latents, context, grounding, boxes)
 
 
 def test_an_inserted_gligen_starts_as_the_base_to_the_bit():
@@ -196,79 +162,6 @@ def test_the_loss_is_of_examples_with_something_dropped(monkeypatch):
     t = torch.tensor([3, 4])
     training.loss(base, gligen, training.Diffusion(), examples, null, t)
     assert seen == [(examples, null)]
-
-
-def alpha_bar(t):
-    """Π (1 − β) up to t, in Python's numbers."""
-    first, last = 0.00085**0.5, 0.012**0.5
-    return math.prod(1 - (first + (last - first) * i / 999) ** 2 for i in range(t + 1))
-
-
-def test_noise_follows_the_schedule_of_stable_diffusion():
-    """z_t = √ᾱ_t z + √(1−ᾱ_t) ε, each example at its own t."""
-    z, noise = torch.randn(2, 4, 2, 6, 5)
-    t = [0, 250, 700, 999]
-    noisy = training.Diffusion().noisy(z, noise, torch.tensor(t))
-    for i, its_t in enumerate(t):
-        kept = alpha_bar(its_t)
-        expected = math.sqrt(kept) * z[i] + math.sqrt(1 - kept) * noise[i]
-        torch.testing.assert_close(noisy[i], expected, rtol=1e-4, atol=1e-4)
-    assert alpha_bar(999) == pytest.approx(0.00466, abs=1e-4)
-
-
-def objective(denoise, latents, t):
-    """The loss of a base that sees z_t and t, without grounding that would show."""
-    _, gligen = toy()
-    examples = replace(batch(len(latents)), latents=latents)
-
-    def base(z, t, context, fuse, first):
-        assert z.shape == latents.shape and torch.equal(t, torch.tensor(its_t))
-        return denoise(z, t)
-
-    its_t = t
-    null = torch.zeros(1, 5, WIDTH)
-    return training.loss(base, gligen, training.Diffusion(), examples, null, torch.tensor(t)).item()
-
-
-def test_the_objective_asks_for_the_noise_and_not_for_the_picture():
-    latents, t = 3 + torch.randn(4, 4, 6, 5), [100, 400, 700, 990]
-    kept = torch.tensor([alpha_bar(its_t) for its_t in t]).view(4, 1, 1, 1)
-
-    def noise(z, _):
-        return (z - kept.sqrt() * latents) / (1 - kept).sqrt()
-
-    assert objective(noise, latents, t) < 1e-5
-    assert objective(lambda z, t: noise(z, t) + 0.5, latents, t) == pytest.approx(0.25, rel=1e-3)
-    assert objective(lambda z, t: latents, latents, t) > 5
-    # The noise is of mean 0 and variance 1.
-    assert objective(lambda z, t: 0 * z, latents.repeat(1, 1, 9, 9), t) == pytest.approx(
-        1, rel=0.05
-    )
-
-
-def test_a_place_is_inside_a_box_by_its_centre():
-    boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0]]])
-    places = training.inside(boxes, 16).unflatten(1, (4, 4))
-    assert places[0, :, :, 0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
-    assert places[0, :, :, 1].tolist() == [[0, 0, 1, 1]] * 4
-    assert not training.inside(torch.zeros(1, 2, 4), 16).any()
-
-
-def test_surprise_is_the_mean_log_of_the_attention_from_the_places_of_a_region():
-    _, gligen = toy()
-    layer = small.randomise(gligen.layer(BLOCK), 3).double()
-    v, tokens = torch.randn(2, 9, WIDTH).double(), torch.randn(2, 4, 16).double()
-    places = (torch.rand(2, 9, 4) < 0.3).double()
-    h = layer.norm1(v)
-    own = layer.norm1(layer.linear(tokens))
-    q, k = layer.attn.to_q(h), layer.attn.to_k(torch.cat([h, own], 1))
-    total = 0
-    for head in (slice(0, 16), slice(16, 32)):
-        weights = (q[..., head] @ k[..., head].transpose(1, 2) / 4).softmax(-1)
-        total -= (weights[..., 9:].log() * places).sum() / 2
-    surprise = training.surprise(layer, v, layer.keys(tokens).key, 2, places)
-    assert surprise.item() == pytest.approx((total / places.sum()).item(), rel=1e-5)
-    assert training.surprise(layer, v, layer.keys(tokens).key, 2, 0 * places) == 0
 
 
 def test_the_base_is_frozen_in_the_state_in_which_it_is_used():
