@@ -62,7 +62,7 @@ class GligenPreview(io.ComfyNode):
             size = max(1, height // LATENT_PIXEL), max(1, width // LATENT_PIXEL)
             entities = entities_in(conditioning, size, frame)
             named = list(dict.fromkeys((e.label(), e.sketch()) for e in entities))
-            picture = draw_lines(_picture(one), [sketch for _, sketch in named])
+            picture = draw_lines(_picture(one), [s for _, s in named if s.lines or s.dots])
             boxes = [PhraseBox(label, sketch.box) for label, sketch in named if sketch.box]
             pictures.append(tensor_of(draw_boxes(picture, boxes)))
         drawn = torch.stack(pictures)

@@ -100,9 +100,10 @@ def channel_norm(state, name, x):
     return x * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]
 
 
-def downsampled(state, picture, mode):
-    """Conv(SiLU(Conv(map at 256 × 256)))."""
-    x = F.interpolate(picture, (256, 256), mode=mode)
+def downsampled(state, picture, mode, size):
+    """Conv(SiLU(Conv(map at four times the latent's size))): 256 × 256 for one of 64 × 64."""
+    height, width = size
+    x = F.interpolate(picture, (4 * height, 4 * width), mode=mode)
     for i in (0, 2):
         w, b = (state[f"downsample_net.layers.{i}.{part}"] for part in ("weight", "bias"))
         x = F.conv2d(x, w, b, stride=2, padding=1)

@@ -1,47 +1,12 @@
 """Boxes on their way into a conditioning, and what is refused there."""
 
 import json
-import math
 
 import pytest
 import small
 import torch
-from gligen_pack.gligen_ops.entities import Box, PhraseBox, check_boxes
+from gligen_pack.gligen_ops.entities import Box, PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
-
-
-@pytest.mark.parametrize(
-    "box, reason",
-    [
-        (Box(0.5, 0.0, 1.2, 0.5), "outside of the image"),
-        (Box(-0.1, 0.0, 0.5, 0.5), "outside of the image"),
-        (Box(0.0, 0.0, 1.0502, 0.5), "to 1.0502 in x .*outside of the image"),
-        (Box(0.0, -0.0502, 0.5, 0.5), "from -0.0502 to 0.5 in y, outside of the image"),
-        (Box(1.0, 0.0, 1.02, 0.5), "from 1 to 1.02 in x .*outside of the image"),
-        (Box(0.2, -0.03, 0.5, 0.0), "from -0.03 to 0 in y, outside of the image"),
-        (Box(0.6, 0.0, 0.5, 0.5), "width and height must be above 0"),
-        (Box(0.5, 0.2, 0.5, 0.5), "width and height must be above 0"),
-        (Box(0.0, 0.0, math.nan, 0.5), "not a finite number"),
-        (Box(0.0, 0.0, math.inf, 0.5), "not a finite number"),
-    ],
-)
-def test_a_box_that_cannot_be_is_refused_with_the_reason(box, reason):
-    with pytest.raises(GligenError, match=rf"Box 1 \(a ball\): .*{reason}"):
-        check_boxes([PhraseBox("a ball", box)])
-
-
-def test_all_bad_boxes_are_told_in_one_message():
-    good, bad = Box(0, 0, 1, 1), Box(0, 0, 2, 2)
-    with pytest.raises(GligenError) as error:
-        check_boxes([PhraseBox("a", bad), PhraseBox("b", good), PhraseBox(" ", good)])
-    assert str(error.value).splitlines()[0].startswith("Box 1 (a): it reaches from 0 to 2 in x")
-    assert str(error.value).splitlines()[1] == "Box 3: its text is empty."
-
-
-def test_a_box_that_fills_the_image_up_to_rounding_is_taken():
-    boxes = [PhraseBox("a", Box.from_size(0.9, 0.7, 0.1, 0.3))]
-    assert check_boxes(boxes) == boxes
-
 
 OVER_THE_EDGE = [
     ((0.667, 0.2, 0.334, 0.3), Box(0.667, 0.2, 1, 0.5)),

@@ -1,5 +1,6 @@
 """Every kind of grounding in the real host, alone and together, on a small model of SD 1.5's structure."""
 
+import zlib
 from types import SimpleNamespace
 
 import pytest
@@ -516,6 +517,29 @@ def test_an_inpainting_model_without_a_picture_is_told(p):
 
 
 # Maps
+
+
+ADE20K = {
+    1: ("wall", 120, 120, 120), 2: ("building", 180, 120, 120), 3: ("sky", 6, 230, 230),
+    4: ("floor", 80, 50, 50), 5: ("tree", 4, 200, 3), 6: ("ceiling", 120, 120, 80),
+    7: ("road", 140, 140, 140), 8: ("bed", 204, 5, 255), 9: ("window", 230, 230, 230),
+    10: ("grass", 4, 250, 7), 11: ("cabinet", 224, 5, 255), 12: ("sidewalk", 235, 255, 7),
+    13: ("person", 150, 5, 61), 14: ("earth", 120, 120, 70), 15: ("door", 8, 255, 51),
+    16: ("table", 255, 6, 82), 17: ("mountain", 143, 255, 140), 18: ("plant", 204, 255, 4),
+    19: ("curtain", 255, 51, 7), 20: ("chair", 204, 70, 3), 21: ("car", 0, 102, 200),
+    22: ("water", 61, 230, 250), 150: ("flag", 92, 0, 255),
+}  # fmt: skip
+"""Some of the dataset's classes and their colours, as its own table gives them."""
+
+
+def test_colours_of_classes_are_those_of_ade20k():
+    from gligen_pack.nodes.pictures.ade20k import COLOURS, class_map
+
+    for index, (name, *colour) in ADE20K.items():
+        picture = (torch.tensor(colour) / 255).expand(1, 2, 3, 3)
+        assert class_map(picture, "palette").argmax(1).unique().tolist() == [index], name
+    # The whole table, so that no two can change places.
+    assert zlib.crc32(bytes(COLOURS.flatten().tolist())) == 0xD7CD49A7
 
 
 def test_semantic_maps_are_indices_or_the_colours_of_ade20k():

@@ -279,13 +279,13 @@ def test_a_map_lies_on_the_picture_as_it_was_drawn(rig, across):
 
 def test_preview_draws_boxes_and_poses_where_they_are_on_a_picture_that_is_no_square(rig):
     from gligen_pack.gligen_ops.entities import Box, PhraseBox, Pose
-    from gligen_pack.nodes.drawing import draw_boxes, draw_poses, tensor_of
+    from gligen_pack.nodes.pictures.drawing import draw_boxes, draw_lines, tensor_of
     from PIL import Image
 
     points = torch.tensor(person()["people"][0]["pose_keypoints_2d"]).reshape(17, 3)[:, :2]
     grey = Image.new("RGB", (PIXELS[1], PIXELS[0]), (128, 128, 128))
     boxes = [PhraseBox(text, Box.from_size(*fractions(*box))) for text, box in BOXES.items()]
-    expected = tensor_of(draw_boxes(draw_poses(grey, [Pose(points)]), boxes))
+    expected = tensor_of(draw_boxes(draw_lines(grey, [Pose(points).sketch()]), boxes))
     positive = rig.keypoints([person()], to=ours(rig))
     (drawn,) = rig.node("GligenPreview", conditioning=positive, width=PIXELS[1], height=PIXELS[0])
     (over,) = rig.node(

@@ -22,21 +22,22 @@ def make(name):
 
 
 @pytest.mark.parametrize("name", CHANNELS)
-def test_maps_at_the_authors_size_are_downsampled_as_they_do(name):
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_maps_are_downsampled_as_the_authors_do_onto_latents_of_any_sides(name, size):
     first_conv = make(name)
-    picture = torch.rand(CHANNELS[name], 200, 300) * 2 - 1
+    picture = torch.rand(CHANNELS[name], 150, 250) * 2 - 1
     state = {k: v.double() for k, v in first_conv.state_dict().items()}
     mode = "nearest" if name == "semantic map" else "bicubic"
     seen = picture[:1] if name in ("canny map", "depth map") else picture
-    expected = reference.downsampled(state, seen[None].double(), mode)
-    extra = first_conv.extra(SpatialMap(picture), (64, 64))
-    assert extra.shape == (1, 8, 64, 64)
+    expected = reference.downsampled(state, seen[None].double(), mode, size)
+    extra = first_conv.extra(SpatialMap(picture), size)
+    assert extra.shape == (1, 8, *size)
     assert relative(extra, expected) < 1e-5
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_soft_edges_are_resized_to_the_latent(size):
-    picture = torch.rand(3, 512, 512)
+    picture = torch.rand(3, 200, 300)
     extra = make("hed map").extra(SpatialMap(picture), size)
     expected = F.interpolate(picture[None, :1].double(), size, mode="bicubic")
     assert extra.shape == (1, 1, *size)
@@ -47,17 +48,10 @@ def test_soft_edges_have_no_weights():
     assert make("hed map").state_dict().keys() == {"conv.weight", "conv.bias"}
 
 
-@pytest.mark.parametrize("name", CHANNELS)
-@pytest.mark.parametrize("size", SIZES)
-def test_extra_channels_are_of_the_latents_size(name, size):
-    picture = torch.rand(CHANNELS[name], 50, 30)
-    assert make(name).extra(SpatialMap(picture), size).shape == (1, 8, *size)
-
-
 @pytest.mark.parametrize("name", ["text box inpainting", "text and image box inpainting"])
 def test_inpainting_is_told_what_is_known_and_where(name):
     known, mask = torch.randn(1, 4, 24, 40), torch.zeros(1, 1, 24, 40)
-    mask[..., :10] = 1
+    mask[..., 3:20, :10] = 1
     extra = make(name).extra(Inpainting(known, mask), (24, 40))
     assert torch.equal(extra[:, :4], known * mask)
     assert torch.equal(extra[:, 4:], mask)
@@ -75,7 +69,15 @@ def test_the_convolution_is_over_the_latent_and_then_the_extra_channels(batch):
     assert relative(out, expected) < 1e-5
 
 
-def test_the_extra_channels_follow_the_latents_dtype():
-    first_conv = make("hed map").double()
-    out = first_conv(torch.randn(2, 4, 8, 8).double(), torch.randn(1, 1, 8, 8))
-    assert out.dtype == torch.float64
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("others", [torch.float16, torch.float32, torch.float64])
+def test_the_extra_channels_follow_the_latents_dtype(dtype, others):
+    """Either may be the wider one."""
+    first_conv = make("hed map").to(dtype)
+    seen = []
+    first_conv.conv.register_forward_pre_hook(lambda _, x: seen.append(x[0].dtype))
+    x, extra = torch.randn(2, 4, 8, 6), torch.randn(1, 1, 8, 6)
+    out = first_conv(x.to(dtype), extra.to(others))
+    assert seen == [dtype] and out.dtype == dtype
+    expected = make("hed map")(x, extra)
+    assert relative(out, expected) < 0.02

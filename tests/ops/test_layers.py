@@ -67,6 +67,46 @@ def test_gated_layer_is_that_of_diffusers(layer):
 
 
 @pytest.mark.parametrize("kind", FORMULAS)
+@pytest.mark.parametrize("closed", ["alpha_attn", "alpha_dense"])
+@pytest.mark.parametrize("beta", [1.0, 0.3, 2.0])
+def test_each_gate_is_of_its_own_part_and_beta_is_in_both(kind, closed, beta):
+    """γ of another size in each, and one of them closed: the other's part is all that is added."""
+    module, heads, v, tokens = made = make(kind)
+    torch.nn.init.constant_(module.alpha_attn, 0.9)
+    torch.nn.init.constant_(module.alpha_dense, -0.2)
+    torch.nn.init.zeros_(getattr(module, closed))
+    expected = FORMULAS[kind](doubled(module), v.double(), tokens.double(), heads, beta)
+    assert relative(run(*made, beta) - v, expected - v) < 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_rows_of_a_batch_do_not_see_each_other(kind):
+    module, heads, v, tokens = made = make(kind)
+    order = [2, 0, 1]
+    together = run(*made)
+    assert relative(run(module, heads, v[order], tokens[order]), together[order]) < TOLERANCE
+    for i in range(3):
+        alone = run(module, heads, v[i : i + 1], tokens[i : i + 1])
+        assert relative(alone, together[i : i + 1]) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_layers_in_half_precision_are_their_formulas_with_gates_of_full(kind, dtype):
+    module, heads, v, tokens = make(kind)
+    torch.nn.init.constant_(module.alpha_attn, 0.123)
+    module, v, tokens = module.to(dtype), v.to(dtype), tokens.to(dtype)
+    for gate, alpha in zip(module.gates(), (module.alpha_attn, module.alpha_dense), strict=True):
+        assert gate.dtype == torch.float32
+        assert gate.item() == pytest.approx(math.tanh(alpha.item()), rel=1e-6)
+    expected = FORMULAS[kind](doubled(module), v.double(), tokens.double(), heads, 0.5)
+    bias = None if kind is GatedGridAttention else torch.zeros(3, 1, 36)  # float32, as it is made
+    out = run(module, heads, v, tokens, 0.5, bias=bias)
+    assert out.dtype == dtype
+    assert relative(out, expected) < (0.003 if dtype == torch.float16 else 0.02)
+
+
+@pytest.mark.parametrize("kind", FORMULAS)
 def test_closed_gates_change_no_bit(kind):
     module, heads, v, tokens = made = make(kind)
     torch.nn.init.zeros_(module.alpha_attn)
@@ -88,11 +128,10 @@ def test_bias_log_2_counts_a_token_twice(kind):
 def test_bias_log_0_takes_a_token_away_where_it_is_set(kind):
     module, heads, v, tokens = made = make(kind)
     bias = torch.zeros(3, 1, 36)
-    bias[1, :, 4:] = -math.inf
-    fewer, all_of_them = run(module, heads, v, tokens[:, :4]), run(*made)
+    bias[1, :, 4:] = bias[2, :, :30] = -math.inf
     biased = run(*made, bias=bias)
-    assert relative(biased[1], fewer[1]) < TOLERANCE
-    assert relative(biased[[0, 2]], all_of_them[[0, 2]]) < TOLERANCE
+    for row, left in enumerate((tokens, tokens[:, :4], tokens[:, 30:])):
+        assert relative(biased[row], run(module, heads, v, left)[row]) < TOLERANCE
 
 
 def test_only_the_tokens_that_are_kept_get_a_query():

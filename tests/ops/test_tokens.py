@@ -162,6 +162,47 @@ def test_a_slot_makes_the_tokens_that_it_owns_and_no_others(kind):
     assert set(tokenizer.slot_of_token) == set(range(tokenizer.slots))
 
 
+def slots(rows, width, of=30):
+    """The first slots of a batch of one; zeros where there is nothing."""
+    return torch.cat([torch.stack(rows), torch.zeros(of - len(rows), width)])[None]
+
+
+@pytest.mark.parametrize("kind", [BoxTokenizer, TextImageTokenizer])
+def test_each_entitys_corners_text_and_picture_are_in_the_slot_of_its_own(kind):
+    tokenizer, _, formula = made_of(kind)
+    given = [Box(0.1, 0.2, 0.4, 0.9), Box(0.5, 0.0, 0.7, 0.3), Box(0.25, 0.75, 1.0, 0.875)]
+    text, image = torch.randn(2, 3, 96)
+    nothing = torch.zeros(96)
+    with_all = [BoxEntity(box, "a", text[i], image[i]) for i, box in enumerate(given)]
+    with_all[1] = BoxEntity(given[1], "b", text[1], None)
+    with_all[2] = BoxEntity(given[2], "", text[2] if kind is BoxTokenizer else None, image[2])
+    corners = [torch.tensor([box.x0, box.y0, box.x1, box.y1]) for box in given]
+    one, zero = torch.ones(1), torch.zeros(1)
+    expected = [slots(corners, 4), slots([one] * 3, 1)[..., 0]]
+    if kind is BoxTokenizer:
+        expected += [slots([*text], 96)]
+    else:
+        expected += [slots([one, one, zero], 1)[..., 0], slots([one, zero, one], 1)[..., 0]]
+        expected += [slots([*text[:2], nothing], 96), slots([image[0], nothing, image[2]], 96)]
+    inputs = tokenizer.inputs(with_all)
+    assert len(inputs) == len(expected)
+    assert all(torch.equal(*pair) for pair in zip(inputs, expected, strict=True))
+    tokens = formula(doubled(tokenizer), *(t.double() for t in expected))
+    assert relative(tokenizer(*inputs), tokens) < TOLERANCE
+
+
+def test_each_persons_points_are_in_its_own_places_x_before_y():
+    tokenizer, _, formula = made_of(KeypointTokenizer)
+    points = torch.rand(3, 17, 2) * torch.tensor([0.5, 1.0])
+    inputs = tokenizer.inputs([Pose(person) for person in points])
+    expected = torch.cat([points.reshape(51, 2), torch.zeros(85, 2)])[None]
+    assert torch.equal(inputs[0], expected)
+    mask = torch.tensor([[1.0] * 51 + [0.0] * 85])
+    assert torch.equal(inputs[1], mask)
+    tokens = formula(doubled(tokenizer), expected.double(), mask.double())
+    assert relative(tokenizer(*inputs), tokens) < TOLERANCE
+
+
 def test_an_entity_without_text_or_image_masks_that_half_alone():
     tokenizer, *_ = made_of(TextImageTokenizer)
     inputs = tokenizer.inputs(
@@ -178,6 +219,7 @@ def test_a_keypoint_at_the_corner_is_missing_and_one_at_an_edge_is_not():
     points = torch.rand(17, 2)
     points[3] = 0
     points[4, 0] = 0
+    points[5, 1] = 0
     _, mask = tokenizer.inputs([Pose(points), Pose(points)])
     assert mask[0].tolist() == ([1, 1, 1, 0] + [1] * 13) * 2 + [0] * 17 * 6
 
@@ -185,12 +227,25 @@ def test_a_keypoint_at_the_corner_is_missing_and_one_at_an_edge_is_not():
 # ---------------------------------------------------------------- maps
 
 
-def test_a_map_of_any_size_is_resized_to_the_nearest_pixel():
-    tokenizer, (maps, _), _ = made_of(MapTokenizer)
-    picture = maps[0]
-    larger = picture.repeat_interleave(2, 1).repeat_interleave(3, 2)
-    tokens = [tokenizer(*tokenizer.inputs([SpatialMap(p)])) for p in (picture, larger)]
+@pytest.mark.parametrize("height, width", [(256, 384), (100, 333), (333, 100), (128, 128)])
+def test_a_map_of_any_sides_is_resized_to_the_nearest_pixel(height, width):
+    """And not to a mean of its neighbours: classes and edges have none."""
+    tokenizer, *_ = made_of(MapTokenizer)
+    picture = torch.rand(3, height, width)
+    rows, columns = ([i * side // 128 for i in range(128)] for side in (height, width))
+    square = picture[:, rows][:, :, columns]
+    tokens = [tokenizer(*tokenizer.inputs([SpatialMap(p)])) for p in (picture, square)]
     assert torch.equal(*tokens)
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_maps_of_a_batch_are_each_their_own(kind):
+    tokenizer, (maps, _), formula = made_of(kind)
+    mask = torch.ones(2, 1)
+    expected = formula(doubled(tokenizer), maps.double(), mask.double())
+    assert relative(tokenizer(maps, mask), expected) < TOLERANCE
+    one = tokenizer(*tokenizer.inputs([SpatialMap(maps[1])]))
+    assert relative(one, expected[1:]) < TOLERANCE
 
 
 def test_a_grey_map_is_one_of_three_equal_channels():
@@ -231,11 +286,17 @@ def test_the_number_of_tokens_decides_at_which_size_a_map_is_read(tokens, pixels
     assert seen == [(1, 3, pixels, pixels)]
 
 
-def test_the_backbone_keeps_to_its_dtype():
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_backbone_keeps_to_its_dtype(dtype):
+    """It computes in what its weights are, whatever its input is, and they stay as they are."""
     tokenizer, (maps, mask), _ = made_of(MapTokenizer)
     expected = tokenizer(maps, mask)
-    tokenizer.convnext_tiny_backbone.bfloat16()
+    backbone = tokenizer.convnext_tiny_backbone.to(dtype)
+    seen = []
+    backbone.register_forward_hook(lambda _, x, y: seen.extend([x[0].dtype, y.dtype]))
     tokens = tokenizer(maps, mask)
+    assert seen == [dtype, dtype]
+    assert {p.dtype for p in backbone.parameters()} == {dtype}
     assert tokens.dtype == torch.float32
     assert 0 < relative(tokens, expected) < 0.05
 

@@ -1,17 +1,17 @@
 """The learning procedure on a toy base: what learns, what does not, what is dropped."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import small
 import torch
 from gligen_pack.gligen_ops.entities import Inpainting, SpatialMap
 from gligen_pack.gligen_ops.layers.first_conv import Downsampler, KnownRegion
 from gligen_pack.gligen_ops.learning import training
-from gligen_pack.gligen_ops.model import Block, Gligen
-from gligen_pack.gligen_ops.tokenizers.box import BoxTokenizer
+from gligen_pack.gligen_ops.model import Gligen
 from gligen_pack.gligen_ops.tokenizers.maps import MapTokenizer
-
-BLOCK = Block("middle", 0, 0)
-WIDTH = 32
+from toy import BLOCK, WIDTH, ToyBase, batch, toy
 
 
 @pytest.fixture(autouse=True)
@@ -21,37 +21,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class ToyBase(torch.nn.Module):
-    """Visual tokens in and out, one block, a linear map for everything that a UNet does."""
-
-    def __init__(self):
-        super().__init__()
-        self.into, self.out = torch.nn.Linear(4, WIDTH), torch.nn.Linear(WIDTH, 4)
-
-    def forward(self, z, t, context, fuse, first=None):
-        v = self.into(z.flatten(2).transpose(1, 2)) if first is None else visual(first(z))
-        v = v + context.mean(1, keepdim=True)
-        return self.out(fuse(v, BLOCK, 4)).transpose(1, 2).unflatten(2, z.shape[2:])
-
-
-def visual(h):
-    return h.flatten(2).transpose(1, 2)
-
-
-def toy():
-    torch.manual_seed(0)
-    gligen = Gligen(BoxTokenizer(16, 16), 16, {BLOCK: WIDTH})
-    return training.freeze(small.randomise(ToyBase(), 1)), gligen
-
-
-def batch(count=8):
-    boxes = torch.rand(count, 30, 4)
-    mask = torch.ones(count, 30)
-    grounding = (boxes, mask, torch.randn(count, 30, 16))
-    latents, context = torch.randn(count, 4, 4, 4), torch.randn(count, 5, WIDTH)
-    return training.Batch(latents, context, grounding, boxes)
 
 
 def test_an_inserted_gligen_starts_as_the_base_to_the_bit():
@@ -79,29 +48,67 @@ def test_only_gligen_learns_and_its_gates_open(tmp_path):
     assert all(abs(g) > 1e-3 for g in training.gate_values(gligen)[str(BLOCK)])
 
 
-def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path):
-    def run(file, stop=None):
-        base, gligen = toy()
+def learned(monkeypatch, gligen, opening=10, **kwargs):
+    """What `learn` asks of the loop, and the examples of a step."""
+    asked = {}
 
-        def every(step):
-            if step == stop:
-                raise KeyboardInterrupt
+    def fit(file, module, groups, loss, steps, every):
+        asked.update(file=file, module=module, groups=groups, loss=loss, steps=steps, every=every)
+        return 7.0
 
-        def batches(step):
-            torch.manual_seed(step)
-            return batch(), torch.randint(1000, (8,))
+    monkeypatch.setattr(training, "fit", fit)
+    base, _ = toy()
 
-        null = torch.zeros(1, 5, WIDTH)
-        try:
-            training.learn(base, gligen, batches, null, file, 210, every)
-        except KeyboardInterrupt:
-            return None
-        return gligen.state_dict()
+    def batches(step):
+        torch.manual_seed(step)
+        return batch(2), torch.randint(1000, (2,))
 
-    whole = run(tmp_path / "whole.pt")
-    assert run(tmp_path / "parts.pt", stop=205) is None
-    resumed = run(tmp_path / "parts.pt")
-    assert all(torch.allclose(whole[k], resumed[k], atol=1e-6) for k in whole)
+    null = torch.zeros(1, 5, WIDTH)
+    assert training.learn(base, gligen, batches, null, "g.pt", 30, opening=opening, **kwargs) == 7
+    assert (asked["file"], asked["module"], asked["steps"]) == ("g.pt", gligen, 30)
+    return asked
+
+
+def test_gates_learn_at_their_own_rate_without_decay_and_all_the_rest_at_another(monkeypatch):
+    _, gligen = toy()
+    rest, gates = learned(monkeypatch, gligen, lr=0.1, gate_lr=0.2)["groups"]
+    layer = gligen.layer(BLOCK)
+    assert {*map(id, gates["params"])} == {id(layer.alpha_attn), id(layer.alpha_dense)}
+    assert {*map(id, rest["params"] + gates["params"])} == {*map(id, gligen.parameters())}
+    assert len(rest["params"]) + len(gates["params"]) == len(list(gligen.parameters()))
+    assert (rest["lr"], gates["lr"]) == (0.1, 0.2)
+    assert gates["weight_decay"] == 0 and "weight_decay" not in rest
+
+
+def test_gates_are_opened_step_by_step_and_then_left_to_learn(monkeypatch):
+    _, gligen = toy()
+    layer = gligen.layer(BLOCK)
+    loss = learned(monkeypatch, gligen)["loss"]
+    for step in (0, 5, 10):
+        loss(step)
+        for gate in (layer.alpha_attn, layer.alpha_dense):
+            assert gate.item() == pytest.approx(training.OPENED * step / 10)
+    with torch.no_grad():
+        layer.alpha_attn.fill_(0.7)
+        layer.alpha_dense.fill_(-0.2)
+    loss(11).backward()
+    learns = learned(monkeypatch, gligen, opening=0)["loss"]
+    learns(0).backward()
+    for gate, value in ((layer.alpha_attn, 0.7), (layer.alpha_dense, -0.2)):
+        assert gate.item() == pytest.approx(value)
+        assert gate.grad.abs() > 0
+    told = training.gate_values(gligen)[str(BLOCK)]
+    assert told == pytest.approx((math.tanh(0.7), math.tanh(-0.2)))
+
+
+def test_the_guidance_fades_out_over_its_steps(monkeypatch):
+    _, gligen = toy()
+    loss = learned(monkeypatch, gligen, opening=0)["loss"]
+    given = []
+    monkeypatch.setattr(training, "loss", lambda *args: given.append(args[-1]))
+    for step in (0, training.GUIDED // 4, training.GUIDED, 3 * training.GUIDED):
+        loss(step)
+    assert given == pytest.approx([training.GUIDANCE, 0.75 * training.GUIDANCE, 0, 0])
 
 
 def test_caption_and_grounding_are_each_dropped_for_a_tenth_of_the_examples():
@@ -125,21 +132,46 @@ def test_caption_and_grounding_are_each_dropped_for_a_tenth_of_the_examples():
     assert torch.equal((dropped.regions == 0).all((1, 2)), no_grounding)
 
 
-def test_noise_follows_the_schedule_of_stable_diffusion():
-    diffusion = training.Diffusion()
-    assert abs(diffusion.alpha_bar[0].item() - (1 - 0.00085)) < 1e-7
-    assert abs(diffusion.alpha_bar[999].item() - 0.00466) < 1e-4
-    z, noise = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    t = torch.tensor([999])
-    assert diffusion.noisy(z, noise, t).item() == diffusion.alpha_bar[999].sqrt().item()
+def test_what_is_dropped_is_null_and_what_is_kept_is_as_it_was():
+    torch.manual_seed(3)
+    examples = batch(100)
+    examples = replace(examples, beside=["maps"])
+    null = torch.randn(1, 5, WIDTH)
+    dropped = training.dropped(examples, null)
+    captions, groundings = [], []
+    for i in range(100):
+        captions.append(torch.equal(dropped.context[i], examples.context[i]))
+        assert captions[-1] or torch.equal(dropped.context[i], null[0])
+        its = [(t[i], was[i]) for t, was in zip(dropped.grounding, examples.grounding, strict=True)]
+        its.append((dropped.regions[i], examples.regions[i]))
+        groundings.append(all(torch.equal(*pair) for pair in its))
+        assert groundings[-1] or not any(t.any() for t, _ in its)
+    for kept in (captions, groundings):
+        assert 80 <= sum(kept) < 100
+    assert captions != groundings
+    assert torch.equal(dropped.latents, examples.latents) and dropped.beside == ["maps"]
 
 
-def test_a_place_is_inside_a_box_by_its_centre():
-    boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0]]])
-    places = training.inside(boxes, 16).unflatten(1, (4, 4))
-    assert places[0, :, :, 0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
-    assert places[0, :, :, 1].tolist() == [[0, 0, 1, 1]] * 4
-    assert not training.inside(torch.zeros(1, 2, 4), 16).any()
+def test_the_loss_is_of_examples_with_something_dropped(monkeypatch):
+    base, gligen = toy()
+    seen = []
+    monkeypatch.setattr(
+        training, "dropped", lambda batch, null: seen.append((batch, null)) or batch
+    )
+    examples, null = batch(2), torch.randn(1, 5, WIDTH)
+    t = torch.tensor([3, 4])
+    training.loss(base, gligen, training.Diffusion(), examples, null, t)
+    assert seen == [(examples, null)]
+
+
+def test_the_base_is_frozen_in_the_state_in_which_it_is_used():
+    base = training.freeze(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()))
+    assert not base.training and not base[1].training
+    assert not any(p.requires_grad for p in base.parameters())
+    before = training.fingerprint(base.parameters())
+    base[0].weight.data += 1
+    assert not torch.equal(before[0], base[0].weight)
+    assert torch.equal(before[1], base[0].bias)
 
 
 def test_guidance_teaches_places_to_attend_to_their_entity():
