@@ -1,11 +1,11 @@
-"""The measured figures as the README shows them."""
+"""The measured figures as docs/demo.md shows them."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 FILE = DOCS / "demo.json"
-README, START, END = ROOT / "README.md", "<!-- figures -->\n", "\n<!-- end of figures -->"
+PAGE, START, END = DOCS / "demo.md", "<!-- figures -->\n", "\n<!-- end of figures -->"
 TAUS = (0.0, 0.3, 1.0)
 NO_SHARES = ("mean IoU", "edge agreement")
 
@@ -21,11 +21,11 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(results: dict[str, dict]) -> None:
-    """The table in the README."""
-    text = README.read_text(encoding="utf-8")
+def write_page(results: dict[str, dict]) -> None:
+    """The table in docs/demo.md."""
+    text = PAGE.read_text(encoding="utf-8")
     before, after = text.split(START)[0], text.split(END)[1]
-    README.write_text(f"{before}{START}{table(results)}{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{START}{table(results)}{END}{after}", encoding="utf-8")
 
 
 def text_of(figure: str, value: float) -> str:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from devtools import pack
 
 from . import models
-from .figures import DOCS, FILE, ROOT, TAUS, table, write_readme
+from .figures import DOCS, FILE, ROOT, TAUS, table, write_page
 
 SHOWN = 6
 
@@ -92,7 +92,7 @@ def main() -> None:
         if not arguments.no_files:
             results = {name: results[name] for name in known if name in results}
             FILE.write_text(json.dumps(results, indent=1) + "\n")
-            write_readme(results)
+            write_page(results)
             sheet(demo, its, scenes[-SHOWN:]).save(DOCS / f"demo_{name}.png")
     if not arguments.no_files:
         gate_plot(ROOT / "demo" / "gates" / "boxes.jsonl", DOCS / "demo_gates.png")

@@ -210,12 +210,12 @@ def test_every_thing_that_the_demo_cannot_paint_is_told_at_once(pack):
         assert word in str(error.value)
 
 
-def test_the_readme_has_the_figures_that_were_measured():
-    from gligen_pack.demo.figures import FILE, README, table
+def test_the_page_of_the_demo_has_the_figures_that_were_measured():
+    from gligen_pack.demo.figures import FILE, PAGE, table
 
     results = json.loads(FILE.read_text())
     assert set(results) == {"boxes", "images", "style", "keypoints", "canny", "inpainting"}
-    assert table(results) in README.read_text(encoding="utf-8")
+    assert table(results) in PAGE.read_text(encoding="utf-8")
 
 
 def test_the_demo_gligen_is_read_by_the_same_loader_as_any_file(demo):

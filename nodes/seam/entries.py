@@ -52,6 +52,10 @@ def by_entity(frames: list[list]) -> list[tuple]:
     return [tuple(f[i] if i < len(f) else None for f in frames) for i in range(count)]
 
 
+def is_grounded(cond: dict) -> bool:
+    return cond.get(HOST_KEY) is not None or bool(carriers_of(cond))
+
+
 def entries_of(cond: dict, size: Size, region: Box = WHOLE) -> list[Entry]:
     """The entries of a cond for a latent of this size, which shows this region of the whole picture."""
     carried = [entry for carrier in carriers_of(cond) for entry in carrier.entries]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from . import carrier
 from .betas import Betas
 from .channels import with_changes
+from .entries import is_grounded
 from .fusing import Fusing, Look, fusing_for
 from .run import Run, Settings
 from .tags import KEY as TAGS
@@ -52,12 +53,12 @@ def outer_sample(
 ):
     """Around a sampling run of a guider."""
     guider = executor.class_obj
+    if not any(is_grounded(cond) for conds in guider.conds.values() for cond in conds):
+        return executor(noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs)
     options = guider.model_options["transformer_options"]
     regions = carrier.regions_in(guider.conds)
     run = Run(guider, tuple(noise.shape[-2:]), regions, options.get(SETTINGS, Settings()))
     carrier.take_off(guider.conds)
-    if not run.gligens:
-        return executor(noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs)
     tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)
     betas = Betas(run.settings.betas, sampler, sigmas)
     begin = options.get(WATCH)
