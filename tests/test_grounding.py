@@ -34,7 +34,7 @@ def test_all_bad_boxes_are_told_in_one_message():
 
 
 def test_a_box_that_fills_the_image_up_to_rounding_is_taken():
-    boxes = [PhraseBox("a", Box.from_size(0.9, 0.7, 0.1, 0.3))]
+    boxes = [PhraseBox("a", Box.from_size(0.66667, 0.66667, 0.33334, 0.33334))]
     assert check_boxes(boxes) == boxes
 
 

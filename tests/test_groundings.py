@@ -115,12 +115,6 @@ def test_each_kind_grounds_while_beta_is_not_0_and_changes_no_bit_where_it_is(p,
     assert torch.equal(small.sample(p.model, p.positive, p.negative, steps=2), plain)
 
 
-@pytest.mark.parametrize("fuser", ["gatedSA2", "gatedCA"])
-def test_each_fuser_runs_in_the_host_on_pictures_that_are_not_square(p, fuser):
-    conditioning = grounded(p, "depth map", fuser=fuser)
-    small.sample(p.schedule(), conditioning, p.negative, steps=1, size=(16, 24))
-
-
 @pytest.mark.parametrize("kind", ["hed map", "canny map", "semantic map"])
 def test_a_maps_first_convolution_is_that_of_the_checkpoint(p, kind):
     """Held against a UNet whose first convolution really is the checkpoint's."""
@@ -274,19 +268,6 @@ def test_strength_multiplies_beta_where_all_of_a_model_have_the_same(p):
     assert relative(weak, scheduled) < 1e-5
     plain = small.sample(p.model, p.positive, p.negative)
     assert torch.equal(small.sample(p.schedule(), p.text(strength=0.0), p.negative), plain)
-
-
-def test_an_entity_of_half_the_strength_counts_half_in_the_attention(p):
-    """Twice a box is the same as a box of twice the strength beside one of strength 1."""
-    first, second = [p.boxes[0]], [p.boxes[1]]
-    uneven = p.text(p.text(boxes=first, strength=1.0), boxes=second, strength=0.5)
-    got = small.sample(p.schedule(), uneven, p.negative)
-    even = small.sample(p.schedule(), p.text(), p.negative)
-    alone = small.sample(p.schedule(), p.text(boxes=first), p.negative)
-    assert relative(got, even) > 1e-4 and relative(got, alone) > 1e-4
-    nearly_gone = p.text(p.text(boxes=first), boxes=second, strength=1e-6)
-    nearly = small.sample(p.schedule(), nearly_gone, p.negative)
-    assert relative(nearly, even) > relative(got, even)
 
 
 # Batches
@@ -469,20 +450,9 @@ def test_an_inpainting_model_without_a_picture_is_told(p):
 # Maps
 
 
-def test_semantic_maps_are_indices_or_the_colours_of_ade20k():
-    from gligen_pack.nodes.ade20k import COLOURS, class_map
+def test_a_semantic_map_that_holds_no_classes_is_refused(p):
+    from gligen_pack.nodes.ade20k import class_map
 
-    classes = torch.tensor([[0, 1, 12], [150, 3, 27]])
-    colours = torch.cat([torch.zeros(1, 3, dtype=torch.long), COLOURS])
-    by_index = (classes[None, ..., None] / 255).expand(1, 2, 3, 3)
-    by_colour = colours[classes][None] / 255
-    assert COLOURS.shape == (150, 3)
-    for image, reading in (
-        (by_index, "automatic"),
-        (by_colour, "automatic"),
-        (by_colour, "palette"),
-    ):
-        assert torch.equal(class_map(image, reading)[0].argmax(0), classes)
     with pytest.raises(GligenError, match="class indices reach 200, and ADE20K has 0 to 151"):
         class_map(torch.full((1, 2, 2, 3), 200 / 255), "automatic")
     with pytest.raises(
