@@ -169,3 +169,19 @@ def added_tokens(rig):
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def in_area(positive, x, y, width, height):
+    """In pixels, as core's own node does it."""
+    import nodes as host
+
+    return host.ConditioningSetArea().append(positive, width, height, x, y, 1.0)[0]
+
+
+def extra_channels(rig, gligen, positive, **kwargs):
+    """What the GLIGEN's first convolution sees beside the noisy latent, of each of its calls."""
+    convolutions = [m for m in gligen.model.modules() if isinstance(m, torch.nn.Conv2d)]
+    (first,) = [m for m in convolutions if (m.out_channels, m.kernel_size) == (32, (3, 3))]
+    with calls_of(first) as calls:
+        rig.scheduled(positive, **kwargs)
+    return [inputs[0][:, 4:] for inputs, _ in calls]

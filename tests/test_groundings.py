@@ -1,6 +1,5 @@
 """Every kind of grounding in the real host, alone and together, on a small model of SD 1.5's structure."""
 
-import zlib
 from types import SimpleNamespace
 
 import pytest
@@ -113,12 +112,6 @@ def test_each_kind_grounds_while_beta_is_not_0_and_changes_no_bit_where_it_is(p,
     assert relative(on, plain) > 1e-3
     assert torch.equal(small.sample(p.schedule(0.0), conditioning, p.negative, steps=2), plain)
     assert torch.equal(small.sample(p.model, p.positive, p.negative, steps=2), plain)
-
-
-@pytest.mark.parametrize("fuser", ["gatedSA2", "gatedCA"])
-def test_each_fuser_runs_in_the_host_on_pictures_that_are_not_square(p, fuser):
-    conditioning = grounded(p, "depth map", fuser=fuser)
-    small.sample(p.schedule(), conditioning, p.negative, steps=1, size=(16, 24))
 
 
 @pytest.mark.parametrize("kind", ["hed map", "canny map", "semantic map"])
@@ -280,19 +273,6 @@ def test_strength_multiplies_beta_where_all_of_a_model_have_the_same(p):
     assert relative(weak, scheduled) < 1e-5
     plain = small.sample(p.model, p.positive, p.negative)
     assert torch.equal(small.sample(p.schedule(), p.text(strength=0.0), p.negative), plain)
-
-
-def test_an_entity_of_half_the_strength_counts_half_in_the_attention(p):
-    """Twice a box is the same as a box of twice the strength beside one of strength 1."""
-    first, second = [p.boxes[0]], [p.boxes[1]]
-    uneven = p.text(p.text(boxes=first, strength=1.0), boxes=second, strength=0.5)
-    got = small.sample(p.schedule(), uneven, p.negative)
-    even = small.sample(p.schedule(), p.text(), p.negative)
-    alone = small.sample(p.schedule(), p.text(boxes=first), p.negative)
-    assert relative(got, even) > 1e-4 and relative(got, alone) > 1e-4
-    nearly_gone = p.text(p.text(boxes=first), boxes=second, strength=1e-6)
-    nearly = small.sample(p.schedule(), nearly_gone, p.negative)
-    assert relative(nearly, even) > relative(got, even)
 
 
 # Batches
@@ -519,43 +499,9 @@ def test_an_inpainting_model_without_a_picture_is_told(p):
 # Maps
 
 
-ADE20K = {
-    1: ("wall", 120, 120, 120), 2: ("building", 180, 120, 120), 3: ("sky", 6, 230, 230),
-    4: ("floor", 80, 50, 50), 5: ("tree", 4, 200, 3), 6: ("ceiling", 120, 120, 80),
-    7: ("road", 140, 140, 140), 8: ("bed", 204, 5, 255), 9: ("window", 230, 230, 230),
-    10: ("grass", 4, 250, 7), 11: ("cabinet", 224, 5, 255), 12: ("sidewalk", 235, 255, 7),
-    13: ("person", 150, 5, 61), 14: ("earth", 120, 120, 70), 15: ("door", 8, 255, 51),
-    16: ("table", 255, 6, 82), 17: ("mountain", 143, 255, 140), 18: ("plant", 204, 255, 4),
-    19: ("curtain", 255, 51, 7), 20: ("chair", 204, 70, 3), 21: ("car", 0, 102, 200),
-    22: ("water", 61, 230, 250), 150: ("flag", 92, 0, 255),
-}  # fmt: skip
-"""Some of the dataset's classes and their colours, as its own table gives them."""
+def test_a_semantic_map_that_holds_no_classes_is_refused(p):
+    from gligen_pack.nodes.pictures.ade20k import class_map
 
-
-def test_colours_of_classes_are_those_of_ade20k():
-    from gligen_pack.nodes.pictures.ade20k import COLOURS, class_map
-
-    for index, (name, *colour) in ADE20K.items():
-        picture = (torch.tensor(colour) / 255).expand(1, 2, 3, 3)
-        assert class_map(picture, "palette").argmax(1).unique().tolist() == [index], name
-    # The whole table, so that no two can change places.
-    assert zlib.crc32(bytes(COLOURS.flatten().tolist())) == 0xD7CD49A7
-
-
-def test_semantic_maps_are_indices_or_the_colours_of_ade20k():
-    from gligen_pack.nodes.pictures.ade20k import COLOURS, class_map
-
-    classes = torch.tensor([[0, 1, 12], [150, 3, 27]])
-    colours = torch.cat([torch.zeros(1, 3, dtype=torch.long), COLOURS])
-    by_index = (classes[None, ..., None] / 255).expand(1, 2, 3, 3)
-    by_colour = colours[classes][None] / 255
-    assert COLOURS.shape == (150, 3)
-    for image, reading in (
-        (by_index, "automatic"),
-        (by_colour, "automatic"),
-        (by_colour, "palette"),
-    ):
-        assert torch.equal(class_map(image, reading)[0].argmax(0), classes)
     with pytest.raises(GligenError, match="class indices reach 200, and ADE20K has 0 to 151"):
         class_map(torch.full((1, 2, 2, 3), 200 / 255), "automatic")
     with pytest.raises(

@@ -1,6 +1,7 @@
 """What is kept from one model call to the next, and that nothing is kept from one run to the next."""
 
 import pytest
+import small
 import torch
 from rig import added_tokens, gated_layers, person, picture, relative
 
@@ -9,8 +10,8 @@ OTHER_BOX = 0.3, 0.1, 0.2, 0.7
 
 
 def test_what_a_kept_residual_adds_falls_with_beta(rig):
-    """β is 1, 3/4, 1/2, 1/4 and 0."""
-    falling = {"tau": 0.2, "decay": 0.8}
+    """β is 1, 3/4, 1/2, 1/4 and 0, each of them halved."""
+    falling = {"tau": 0.2, "decay": 0.8, "strength": 0.5}
     kept = rig.schedule(refresh_every=20, **falling)
     with added_tokens(rig) as added:
         rig.sample(kept, rig.text_box("a cat", *BOX), steps=5)
@@ -62,6 +63,41 @@ def test_positive_and_negative_in_calls_of_their_own_get_what_they_get_in_one(ri
     for one in apart:
         assert min(relative(one, chunk) for chunk in chunks) < 1e-4
     assert relative(chunks[0], chunks[1]) > 1e-2
+
+
+@pytest.mark.parametrize("with_schedule", [True, False], ids=["schedule node", "plain KSampler"])
+@pytest.mark.parametrize("change", [lambda x: x.mT, lambda x: x.repeat(2, 1, 1, 1)],
+                         ids=["size", "batch"])  # fmt: skip
+def test_a_sampler_that_changes_the_latent_in_a_run_gets_what_belongs_to_each(
+    rig, change, with_schedule
+):
+    """With a box in pixels, as the host's own node gives it."""
+    import comfy.samplers
+
+    import nodes as host
+
+    add = host.GLIGENTextBoxApply().append
+    (positive,) = add(rig.prompt, small.Clip(), rig.gligen(), "a cat", 32, 24, 16, 8)
+    model = rig.schedule() if with_schedule else rig.model
+
+    def run(first_as_it_is):
+        def sampler(model, x, sigmas, extra_args, callback, disable):
+            if first_as_it_is:
+                model(x, sigmas[:1], **extra_args)
+            changed = change(x)
+            return model(changed, sigmas[:1].expand(len(changed)), **extra_args)
+
+        noise = torch.randn(1, 4, 8, 16, generator=torch.manual_seed(1))
+        sigmas = comfy.samplers.calculate_sigmas(
+            model.get_model_object("model_sampling"), "normal", 2
+        )
+        with torch.inference_mode():
+            return comfy.samplers.sample(
+                model, noise, positive, rig.negative, 1.0, "cpu", comfy.samplers.KSAMPLER(sampler),
+                sigmas, latent_image=torch.zeros_like(noise), disable_pbar=True,
+            )  # fmt: skip
+
+    assert torch.equal(run(True), run(False))
 
 
 def area(positive):
@@ -129,20 +165,22 @@ def test_a_run_with_another_conditioning_has_nothing_of_the_one_before(rig):
         assert torch.equal(again, expected)
 
 
-def test_the_grounding_of_two_conditionings_of_one_run_does_not_mix(rig):
+@pytest.mark.parametrize("with_schedule", [True, False], ids=["schedule node", "plain KSampler"])
+def test_the_grounding_of_two_conditionings_of_one_run_does_not_mix(rig, with_schedule):
     """Each in its half of the picture, by one GLIGEN."""
     import nodes as host
 
     def half(positive, x):
         return host.ConditioningSetArea().append(positive, 64, 64, x, 0, 1.0)[0]
 
+    model = rig.schedule() if with_schedule else rig.model
     cat, dog = rig.text_box("a cat", *BOX), rig.text_box("a dog", *OTHER_BOX)
-    both = rig.scheduled(half(cat, 0) + half(dog, 64))
-    swapped = rig.scheduled(half(dog, 64) + half(cat, 0))
-    assert relative(both, swapped) < 1e-5
-    alone = rig.scheduled(half(cat, 0) + half(rig.prompt, 64))
-    assert relative(both[..., :8], alone[..., :8]) < 1e-5
-    assert relative(both[..., 8:], alone[..., 8:]) > 1e-3
+    both = rig.sample(model, half(cat, 0) + half(dog, 64))
+    left = rig.sample(model, half(cat, 0) + half(rig.prompt, 64))
+    right = rig.sample(model, half(rig.prompt, 0) + half(dog, 64))
+    assert relative(both, torch.cat([left[..., :8], right[..., 8:]], -1)) < 1e-5
+    swapped = rig.sample(model, half(dog, 0) + half(cat, 64))
+    assert relative(both, swapped) > 1e-3
 
 
 def test_gated_layers_are_not_run_where_residuals_are_kept(rig):

@@ -6,13 +6,15 @@ import pytest
 import reference
 import small
 import torch
-from rig import Clip, Vae, calls_of, person, picture, relative, tensors_of, tokens_in
+from rig import Clip, extra_channels, in_area, person, relative, tensors_of, tokens_in
 
 TALL = (24, 16)
 PIXELS = 192, 128
 """Height and width of the picture of a tall latent."""
 BOXES = {"a red ball": (16, 40, 48, 104), "a blue cube": (72, 8, 56, 24)}
 """x, y, width, height in pixels of that picture; no two numbers of a box are the same."""
+AREA = 64, 40, 64, 144
+"""The right half of the lower part."""
 
 
 def fractions(x, y, width, height, picture=PIXELS):
@@ -161,95 +163,9 @@ def test_an_image_box_gives_its_picture_its_text_and_its_place_as_its_use_says(r
     assert relative(tokens_in(rig, gligen, positive, size=TALL), expected) < 1e-5
 
 
-def extra_channels(rig, gligen, positive, size=TALL, **kwargs):
-    """What the GLIGEN's first convolution sees beside the noisy latent."""
-    from torch.nn import Conv2d
-
-    convolutions = [m for m in gligen.model.modules() if isinstance(m, Conv2d)]
-    (first,) = [m for m in convolutions if (m.out_channels, m.kernel_size) == (32, (3, 3))]
-    with calls_of(first) as calls:
-        rig.scheduled(positive, size=size, **kwargs)
-    return calls[0][0][0][:, 4:]
-
-
-def in_boxes(*boxes):
-    """1 outside of boxes (x, y, width, height in pixels), 0 in them, on the tall latent."""
-    known = torch.ones(1, 1, *TALL)
-    for x, y, width, height in boxes:
-        known[..., y // 8 : (y + height) // 8, x // 8 : (x + width) // 8] = 0
-    return known
-
-
-INPAINTING = "text box inpainting"
-
-
-def inpainted(rig, positive, mask=None, **inputs):
-    """Conditioning and latent of GLIGEN Inpaint on a tall picture."""
-    image = picture(5, size=PIXELS)
-    links = {"image": image} | ({} if mask is None else {"mask": mask})
-    return rig.node(
-        "GligenInpaint", conditioning=positive, gligen=rig.gligen(INPAINTING), vae=Vae(),
-        **links | inputs,
-    )  # fmt: skip
-
-
-def scaled(rig, latent):
-    return rig.model.model.process_latent_in(latent)
-
-
-def test_all_boxes_are_painted_and_the_rest_of_a_tall_picture_is_known(rig):
-    positive, latent = inpainted(rig, ours(rig, kind=INPAINTING))
-    known = in_boxes(*BOXES.values())
-    assert latent["samples"].shape[-2:] == TALL
-    assert torch.equal(latent["noise_mask"].reshape(1, 1, *TALL), 1 - known)
-    seen = extra_channels(rig, rig.gligen(INPAINTING), positive, latent=latent["samples"])
-    assert torch.equal(seen[:, 4:], known)
-    assert relative(seen[:, :4], scaled(rig, latent["samples"]) * known) < 1e-6
-
-
-def test_a_soft_mask_is_known_or_painted_at_each_place_nothing_between(rig):
-    soft = torch.rand(1, 1, *TALL, generator=torch.manual_seed(1)) * 0.1
-    mask = soft[0].repeat_interleave(8, 1).repeat_interleave(8, 2)
-    positive, latent = inpainted(rig, ours(rig, kind=INPAINTING), mask)
-    seen = extra_channels(rig, rig.gligen(INPAINTING), positive)[:, 4:]
-    painted = (soft >= 0.05).float()
-    assert 0.3 < painted.mean() < 0.7
-    assert torch.equal(seen, 1 - painted) and torch.equal(latent["noise_mask"], painted)
-
-
-def test_a_picture_at_another_size_of_latent_is_resized_as_its_mask_is(rig):
-    positive, latent = inpainted(rig, ours(rig, kind=INPAINTING))
-    seen = extra_channels(rig, rig.gligen(INPAINTING), positive, size=(48, 32))
-    twice = in_boxes(*BOXES.values()).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert set(seen[:, 4:].unique().tolist()) == {0.0, 1.0}
-    assert (seen[:, 4:] != twice).float().mean() < 0.1
-    corner = scaled(rig, latent["samples"])[0, :, -1, 0]
-    assert torch.allclose(seen[0, :4, -1, 0], corner, atol=1e-5)
-
-
-def area(rig, positive, x, y, width, height):
-    import nodes as host
-
-    return host.ConditioningSetArea().append(positive, width, height, x, y, 1.0)[0]
-
-
-AREA = 64, 40, 64, 144  # x, y, width, height in pixels: the right half of the lower part
-
-
-def test_an_inpainting_model_in_an_area_sees_what_lies_in_it(rig):
-    positive, latent = inpainted(rig, ours(rig, kind=INPAINTING))
-    here = slice(5, 23), slice(8, 16)
-    rows, columns = here
-    both = area(rig, positive, *AREA) + rig.prompt
-    seen = extra_channels(rig, rig.gligen(INPAINTING), both, latent=latent["samples"])
-    assert torch.equal(seen[:, 4:], in_boxes(*BOXES.values())[..., rows, columns])
-    its = (scaled(rig, latent["samples"]) * in_boxes(*BOXES.values()))[..., rows, columns]
-    assert relative(seen[:, :4], its) < 1e-6
-
-
 def test_grounding_in_an_area_is_of_the_area_and_changes_nothing_outside_of_it(rig):
-    positive = area(rig, ours(rig), *AREA) + rig.prompt
-    without = rig.sample(rig.model, area(rig, rig.prompt, *AREA) + rig.prompt, size=TALL)
+    positive = in_area(ours(rig), *AREA) + rig.prompt
+    without = rig.sample(rig.model, in_area(rig.prompt, *AREA) + rig.prompt, size=TALL)
     with_tokens = tokens_in(rig, rig.gligen(), positive, size=TALL)
     assert relative(with_tokens, tokens_in(rig, rig.gligen(), ours(rig), size=TALL)) < 1e-6
     changed = (rig.scheduled(positive, size=TALL) != without).any(1)[0]
@@ -270,7 +186,8 @@ def halves(across):
 
 @pytest.mark.parametrize("across", [True, False], ids=["left and right", "above and below"])
 def test_a_map_lies_on_the_picture_as_it_was_drawn(rig, across):
-    seen = extra_channels(rig, rig.gligen("hed map"), rig.spatial_map(halves(across), "hed map"))
+    mapped = rig.spatial_map(halves(across), "hed map")
+    seen = extra_channels(rig, rig.gligen("hed map"), mapped, size=TALL)[0]
     black = seen[0, 0, :, :6] if across else seen[0, 0, :10]
     white = seen[0, 0, :, 10:] if across else seen[0, 0, 14:]
     assert torch.allclose(black, torch.tensor(-1.0), atol=0.05)

@@ -132,12 +132,6 @@ def test_kept_residuals_change_the_picture_a_little(p):
     assert 0 < (kept - exact).norm() < 0.3 * (plain - exact).norm()
 
 
-def test_kept_residuals_follow_beta(p, layers):
-    """A residual that is kept while beta falls to nothing adds nothing in the end."""
-    p.sample(p.schedule(0.3, decay=0.4, refresh_every=20), steps=10)
-    assert len(layers) == BLOCKS
-
-
 def test_kept_residuals_end_with_their_run(p, layers):
     model = p.schedule(refresh_every=20)
     first, again = p.sample(model, steps=3), p.sample(model, steps=3)

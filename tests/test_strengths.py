@@ -155,6 +155,11 @@ def test_the_negative_gets_its_null_grounding_as_strong_as_the_positive(rig):
     assert len(weak) == 2 and relative(weak, scheduled) < 1e-5
 
 
+def test_a_weak_thing_is_as_weak_in_a_plain_ksampler(rig):
+    weak = boxes(rig, (0.1, 0.3))
+    assert relative(rig.sample(rig.model, weak, cfg=4.0), rig.scheduled(weak, cfg=4.0)) < 1e-5
+
+
 def test_the_weights_by_hand_are_the_authors(rig):
     """Of `attended` here, where all count alike."""
     state = {k: t.double() for k, t in gated_layers(rig.gligen())[0].state_dict().items()}
