@@ -6,7 +6,7 @@ Names as the repository is a package inside ComfyUI (see __main__.py).
 import numpy as np
 from tqdm import tqdm
 
-from ..demo.measures import STEPS, Boxes, Demo, placed
+from ..measuring.measures import STEPS, Boxes, Demo, placed
 
 EVERY = (1, 2, 3, 4, 6, 10)
 GROUNDED = 1.415  # FLOPs of a forward of SD 1.5 with gated layers, as a ratio to one without

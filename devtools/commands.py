@@ -37,9 +37,9 @@ def demo(args):
         raise DevError(f"{workflow.name} ran, but saved no picture.")
     for picture in save_pictures(images, ROOT / "output" / f"{workflow.stem}.png"):
         annotated = picture.with_name(f"{picture.stem}_boxes.png")
-        status = run_python(runtime, "demo/show.py", picture, workflow, annotated)
+        status = run_python(runtime, "measuring/show.py", picture, workflow, annotated)
         if status:
-            raise DevError(f"The picture is {picture}, but demo/show.py failed on it.")
+            raise DevError(f"The picture is {picture}, but measuring/show.py failed on it.")
         print(f"Picture:    {picture}\nWith boxes: {annotated}")
 
 
@@ -118,7 +118,7 @@ def train_demo(args):
 
 
 def measure_demo(args):
-    return run_python(set_up(dev=True), "-m", "demo.measure", *args.rest)
+    return run_python(set_up(dev=True), "-m", "measuring.measure", *args.rest)
 
 
 def bench(args):
@@ -188,7 +188,10 @@ def parse_args(argv):
     sub.add_argument("--port", type=int, default=8188, help="where (%(default)s)")
     command("train-demo", train_demo, "train the demo's model anew", "handed on to demo/train.py")
     command(
-        "measure-demo", measure_demo, "measure how well it places", "handed on to demo/measure.py"
+        "measure-demo",
+        measure_demo,
+        "measure how well it places",
+        "handed on to measuring/measure.py",
     )
 
     command("bench", bench, "time grounding against what it is built on", "handed on to benchmark/")

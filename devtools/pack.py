@@ -26,7 +26,7 @@ def import_host(device: str = "") -> None:
 
 
 def load(module: str):
-    """A module of the pack, such as "demo.measures"."""
+    """A module of the pack, such as "measuring.measures"."""
     if PACK not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]

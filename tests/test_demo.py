@@ -67,7 +67,7 @@ def test_the_gates_opened_during_training_from_zero():
 
 @pytest.fixture(scope="module")
 def measures(pack):
-    from gligen_pack.demo import measures
+    from gligen_pack.measuring import measures
 
     return measures
 
@@ -211,7 +211,7 @@ def test_every_thing_that_the_demo_cannot_paint_is_told_at_once(pack):
 
 
 def test_the_page_of_the_demo_has_the_figures_that_were_measured():
-    from gligen_pack.demo.figures import FILE, PAGE, table
+    from gligen_pack.measuring.figures import FILE, PAGE, table
 
     results = json.loads(FILE.read_text())
     assert set(results) == {"boxes", "images", "style", "keypoints", "canny", "inpainting"}

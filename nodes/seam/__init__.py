@@ -5,7 +5,7 @@ carrier.py       what carries them: a ControlNet that controls nothing
 entries.py       what a conditioning grounds, by whichever pack
 gligens.py       a GLIGEN as a ModelPatcher
 patch.py         the wrapper around a run and the patches of its forwards: all that touches the host
-run.py           one run: which cond grounds what, by which GLIGEN
+run.py           one run; groundings.py: what a cond grounds by a GLIGEN
 tags.py          which cond, picture and region each row of a model call makes
 parts.py, channels.py, fusing.py, betas.py   tokens and keys, first convolution, layers, β of a call
 """

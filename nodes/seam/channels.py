@@ -1,16 +1,13 @@
 """What one grounding adds to the first convolution of the UNet."""
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...gligen_ops.entities import Entity, Inpainting
+from .groundings import Grounding
 from .tags import Row
-
-if TYPE_CHECKING:
-    from .run import Grounding
 
 
 class Channels:
@@ -18,7 +15,7 @@ class Channels:
 
     def __init__(
         self,
-        grounding: "Grounding",
+        grounding: Grounding,
         numbers: list[int],
         rows: tuple[Row, ...],
         x: Tensor,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from comfy.samplers import add_area_dims, resolve_areas_and_cond_masks_multidim
 
-from ...gligen_ops.entities import WHOLE, Box, BoxEntity, Entity
+from ...gligen_ops.entities import WHOLE, Box, Entity
 from ...gligen_ops.errors import GligenError
 from .carrier import carriers_of
-from .gligens import adopted, load
+from .gligens import adopted, host_box, load
 
 if TYPE_CHECKING:
     from .gligens import LoadedGligen
@@ -77,13 +77,6 @@ def _entries_of_others(cond: dict, size: Size, region: Box) -> list[Entry]:
     boxes = [[host_box(p, height, width).placed_in(region) for p in frame] for frame in frames]
     gligen = adopted(patcher)
     return [Entry(gligen, frames) for frames in by_entity(boxes)]
-
-
-def host_box(param: tuple, height: float, width: float) -> BoxEntity:
-    """One of the host's params, on a latent of height × width."""
-    feature, h, w, y, x = param
-    box = Box(x / width, y / height, (x + w) / width, (y + h) / height)
-    return BoxEntity(box, text=feature.reshape(-1).float())
 
 
 def area_of(cond: dict, size: Size) -> Box:

@@ -6,18 +6,14 @@ uses where the host compiles it.
 
 from collections.abc import Callable
 
-import comfy.ldm.modules.attention as host_attention
 import torch
 from torch import Tensor, nn
 
-from ...gligen_ops.entities import Entity
+from .attending import attention_of
 from .compiled import compilation
-from .gligens import LoadedGligen
+from .gligens import Patch
 from .parts import Part, Prepared
-from .unet import layer_of
 
-Patch = Callable[[Tensor, dict], Tensor]
-"""Visual tokens [B, N, C] and what the host tells a patch → the same tokens, grounded."""
 Look = Callable[..., None]
 """q [B, N, C], k [B, M, C], heads, mask, part, extra, gates of an attention of a gated layer."""
 
@@ -131,38 +127,3 @@ def fusing_for(
     if type(fusing) is Fusing and not convolves:
         return Traced(compile_kwargs)
     return Untraced(fusing, compile_kwargs)
-
-
-def attention_of(extra: dict) -> Callable[..., Tensor]:
-    def attention(q, k, v, heads, mask=None):
-        precision = extra["attn_precision"]
-        attend = attention_on(v.device)
-        return attend(q, k, v, heads, mask, attn_precision=precision, transformer_options=extra)
-
-    return attention
-
-
-def attention_on(device: torch.device):
-    """The host's choice of attention. Its last resort, which it takes for a CPU, gives way to PyTorch's,
-    which is exact too and faster there."""
-    chosen = host_attention.optimized_attention
-    resort = device.type == "cpu" and chosen is host_attention.attention_sub_quad
-    return host_attention.attention_pytorch if resort else chosen
-
-
-def host_patch(gligen: LoadedGligen, entities: list[Entity], device: torch.device) -> Patch:
-    """A patch outside of any run of this pack's. The second of the conds that the host gives to a model call
-    is its negative."""
-    gligen.check_count(len(entities))
-    tokens, null = gligen.tokens(entities, device), gligen.tokens([], device)
-
-    def patch(v, extra):
-        layer = layer_of(gligen, extra, v.shape[-1])
-        conds = extra["cond_or_uncond"]
-        of_rows = torch.cat([null if number == 1 else tokens for number in conds])
-        keys = layer.keys(of_rows.repeat_interleave(len(v) // len(conds), 0).to(v.dtype))
-        gates = tuple(gate.to(v.device) for gate in layer.gates())
-        grid = tuple(extra["activations_shape"][-2:])
-        return layer(v, keys, extra["n_heads"], gates, 1.0, attention_of(extra), grid)
-
-    return patch

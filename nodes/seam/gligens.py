@@ -2,21 +2,26 @@
 
 import os
 import weakref
+from collections.abc import Callable
 
 import comfy.gligen
 import comfy.model_management
 import comfy.model_patcher
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ...gligen_ops.entities import Entity
+from ...gligen_ops.entities import Box, BoxEntity, Entity
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.files.checkpoint import Checkpoint, build_gligen, read_gligen, state_dict_of
 from ...gligen_ops.kinds import kinds_of
 from ...gligen_ops.model import Block, Gligen
 from ...gligen_ops.tokenizers.box import BoxTokenizer
+from .attending import attention_of
 from .operations import Operations
+from .unet import layer_of
 
+Patch = Callable[[Tensor, dict], Tensor]
+"""Visual tokens [B, N, C] and what the host tells a patch → the same tokens, grounded."""
 ORDER = "transformer"
 """The kind of a block of which only the order is known."""
 SD = {
@@ -69,9 +74,6 @@ class LoadedGligen(nn.Module):
     def set_position(self, latent_shape, params: list[tuple], device):
         """The host asks for a patch where boxes of its own node meet a run that no node of this pack is
         part of. They are grounded as the host does: in every step, in each cond that they came to."""
-        from .entries import host_box
-        from .fusing import host_patch
-
         boxes = [host_box(param, *latent_shape[-2:]) for param in params]
         return host_patch(self, boxes, device)
 
@@ -180,3 +182,28 @@ def _adopt(model: "comfy.gligen.Gligen") -> LoadedGligen:
         state |= {f"fusers.{name}.{k}": v for k, v in layer.state_dict().items()}
     name = "the file in the host's GLIGENLoader"
     return _with_weights(gligen, state, name, name, "")
+
+
+def host_box(param: tuple, height: float, width: float) -> BoxEntity:
+    """One of the host's params, on a latent of height × width."""
+    feature, h, w, y, x = param
+    box = Box(x / width, y / height, (x + w) / width, (y + h) / height)
+    return BoxEntity(box, text=feature.reshape(-1).float())
+
+
+def host_patch(gligen: LoadedGligen, entities: list[Entity], device: torch.device) -> Patch:
+    """A patch outside of any run of this pack's. The second of the conds that the host gives to a model call
+    is its negative."""
+    gligen.check_count(len(entities))
+    tokens, null = gligen.tokens(entities, device), gligen.tokens([], device)
+
+    def patch(v, extra):
+        layer = layer_of(gligen, extra, v.shape[-1])
+        conds = extra["cond_or_uncond"]
+        of_rows = torch.cat([null if number == 1 else tokens for number in conds])
+        keys = layer.keys(of_rows.repeat_interleave(len(v) // len(conds), 0).to(v.dtype))
+        gates = tuple(gate.to(v.device) for gate in layer.gates())
+        grid = tuple(extra["activations_shape"][-2:])
+        return layer(v, keys, extra["n_heads"], gates, 1.0, attention_of(extra), grid)
+
+    return patch

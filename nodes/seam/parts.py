@@ -1,7 +1,6 @@
 """What one GLIGEN adds to a model call at one strength: its tokens, and of each block its keys."""
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,11 +8,9 @@ from torch import Tensor
 from ...gligen_ops.entities import Entity
 from ...gligen_ops.layers.gated_self_attention import GroundingKeys
 from .gligens import LoadedGligen
+from .groundings import Grounding
 from .tags import Row
 from .unet import layer_of
-
-if TYPE_CHECKING:
-    from .run import Grounding
 
 Prepared = tuple[torch.nn.Module, GroundingKeys, tuple[Tensor, Tensor]]
 """A gated layer, its keys of each row, and its gates."""
@@ -27,7 +24,7 @@ class Part:
         self,
         gligen: LoadedGligen,
         strength: float,
-        groundings: "dict[int, Grounding]",
+        groundings: dict[int, Grounding],
         rows: tuple[Row, ...],
         size: tuple[int, int],
         device: torch.device,

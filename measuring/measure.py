@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from demo import models
 from devtools import pack
 
-from . import models
 from .figures import DOCS, FILE, ROOT, TAUS, table, write_page
 
 SHOWN = 6
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--no-files", action="store_true", help="print the tables only")
     arguments = parser.parse_args()
     models.import_host()
-    measures = pack.load("demo.measures")
+    measures = pack.load("measuring.measures")
     known = measures.MEASURES
     unknown = [name for name in arguments.names if name not in known]
     if unknown:

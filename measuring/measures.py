@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ..demo import eye, joints, world
 from ..gligen_ops.entities import Box, PhraseBox, Pose
 from ..nodes.demo_model import GligenDemoModel
 from ..nodes.encoders.phrases import ground_boxes
@@ -22,7 +23,6 @@ from ..nodes.keypoints import GligenKeypoints
 from ..nodes.ksampler import GligenKSampler
 from ..nodes.pictures import drawing
 from ..nodes.spatial_map import GligenSpatialMap
-from . import eye, joints, world
 
 SHOWN = 192  # pixels
 MISSED = 1.0  # counted as the error of a person who is not there

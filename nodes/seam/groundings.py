@@ -1,0 +1,63 @@
+"""What one cond grounds by one GLIGEN."""
+
+from dataclasses import dataclass
+
+from ...gligen_ops.entities import WHOLE, Box, Entity, Inpainting
+from ...gligen_ops.errors import GligenError
+from .entries import Entry, Size
+from .gligens import LoadedGligen
+from .tags import Row
+
+
+@dataclass(frozen=True, eq=False)
+class Grounding:
+    """What one cond grounds by one GLIGEN. entries: those that make tokens; none: the null grounding.
+    channels: the entry that goes into the first convolution. strength: multiplies β; that of the strongest
+    entry. area: what the places of entities are relative to."""
+
+    gligen: LoadedGligen
+    entries: tuple[Entry, ...]
+    channels: Entry | None
+    strength: float
+    area: Box
+
+    @property
+    def inpaints(self) -> bool:
+        return self.channels is not None and self.channels.kind is Inpainting
+
+    def entities(self, row: Row, size: Size) -> list[tuple[Entity, float]]:
+        """Entity and strength of each entry that has something in a row of latents of this size."""
+        found = [(self.entity(entry, row, size), entry.strength) for entry in self.entries]
+        return [(entity, strength) for entity, strength in found if entity is not None]
+
+    def entity(self, entry: Entry, row: Row, size: Size) -> Entity | None:
+        entity = entry.at(row.picture)
+        if entity is None or row.region is None:
+            return None
+        region = row.region.relative_to(self.area) if entity.of_area else row.region
+        entity = entity.within(region)
+        return entity and entity.fitted(size, self.gligen.gligen.position_net.side)
+
+
+def groundings(entries: list[Entry], area: Box = WHOLE) -> tuple[Grounding, ...]:
+    """One for each GLIGEN, in the order of the chain. Raises GligenError for more entities than a GLIGEN has
+    slots, and where one lacks what its first convolution looks at."""
+    by_gligen: dict[LoadedGligen, list[Entry]] = {}
+    for entry in entries:
+        if entry.strength > 0:
+            by_gligen.setdefault(entry.gligen, []).append(entry)
+    return tuple(_grounding(gligen, found, area) for gligen, found in by_gligen.items())
+
+
+def _grounding(gligen: LoadedGligen, entries: list[Entry], area: Box) -> Grounding:
+    tokenized = tuple(e for e in entries if e.kind.makes_tokens)
+    gligen.check_count(len(tokenized))
+    channels = next((e for e in entries if e.kind.makes_channels), None)
+    if gligen.gligen.first_conv is None:
+        channels = None
+    elif channels is None:
+        raise GligenError(
+            f"gligen: {gligen.name} is a {gligen.gligen.kind.name} model and needs the picture that is to be "
+            "painted into: add a GLIGEN Inpaint node with this model."
+        )
+    return Grounding(gligen, tokenized, channels, max(e.strength for e in entries), area)
