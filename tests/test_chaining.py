@@ -220,7 +220,9 @@ def batch_of_4(g):
 def windows(g):
     batch_of_4(g)
     patch("ContextWindowsManual", context_length=3, context_overlap=1, context_stride=1, closed_loop=False,
-          context_schedule="standard_static", fuse_method="pyramid", dim=0, freenoise=False)(g)  # fmt: skip
+          context_schedule="standard_static", fuse_method="pyramid", dim=0, freenoise=False,
+          cond_retain_index_list="", split_conds_to_windows=False, latent_retain_index_list="",
+          causal_window_fix=False)(g)  # fmt: skip
 
 
 def from_batch(g):

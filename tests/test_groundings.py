@@ -644,7 +644,7 @@ def test_a_model_of_the_hosts_loader_is_saved_with_the_names_of_its_blocks(
     saved = read_gligen(file).tensors
     assert saved.keys() == tensors.keys()
     assert all(torch.equal(saved[name], tensors[name]) for name in tensors)
-    assert not gligens.load(str(file), "again").model.by_order
+    assert not gligens.load(str(file), "again").by_order
 
 
 @pytest.mark.parametrize("layout", ["SDXL", "15 layers", "other widths"])

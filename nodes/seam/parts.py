@@ -1,6 +1,7 @@
 """What one GLIGEN adds to a model call at one strength: its tokens, and of each block its keys."""
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,27 +37,41 @@ class Part:
         wanted = [
             (g, rows[i]._replace(cond=0)) if g.entries else None for i, g in groundings.items()
         ]
-        unique = list(dict.fromkeys(wanted))
-        self._found = [one[0].entities(one[1], size) if one else [] for one in unique]
-        self._tokens = torch.cat(
-            [gligen.tokens([entity for entity, _ in found], device) for found in self._found]
-        )
-        self._bias = self._bias_of(self._found, device)
-        self._indices = [unique.index(one) for one in wanted]
-        self._index = torch.tensor(self._indices, device=device)
-        self._rows = torch.tensor(self.rows, device=device)
+        self._unique = list(dict.fromkeys(wanted))
+        self._indices = [self._unique.index(one) for one in wanted]
+        self.size, self.device = size, device
 
-    def _bias_of(self, found: list[list[tuple]], device) -> Tensor | None:
+    @cached_property
+    def _found(self) -> list[list[tuple[Entity, float]]]:
+        """Entities and strengths of each of the unique rows."""
+        return [one[0].entities(one[1], self.size) if one else [] for one in self._unique]
+
+    @cached_property
+    def _tokens(self) -> Tensor:
+        """[unique, G, D]"""
+        entities = [[entity for entity, _ in found] for found in self._found]
+        return torch.cat([self.gligen.tokens(one, self.device) for one in entities])
+
+    @cached_property
+    def _bias(self) -> Tensor | None:
         """log(s / s_max) for the tokens of an entity of strength s, [unique, 1, G]; None where all are alike.
         So a weaker entity is attended to less, as if it were there only so many times."""
-        if all(strength == self.strength for entities in found for _, strength in entities):
+        if all(strength == self.strength for found in self._found for _, strength in found):
             return None
         bias = []
-        for entities in found:
-            slots = [math.log(strength / self.strength) for _, strength in entities]
+        for found in self._found:
+            slots = [math.log(strength / self.strength) for _, strength in found]
             tokens = self.gligen.gligen.position_net.slot_of_token
             bias.append([slots[slot] if slot < len(slots) else 0.0 for slot in tokens])
-        return torch.tensor(bias, device=device)[:, None]
+        return torch.tensor(bias, device=self.device)[:, None]
+
+    @cached_property
+    def _index(self) -> Tensor:
+        return torch.tensor(self._indices, device=self.device)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return torch.tensor(self.rows, device=self.device)
 
     def entities_of(self, row: int) -> list[Entity]:
         """Of one of the grounded rows, slot by slot."""

@@ -108,6 +108,8 @@ class Forward:
         rows = self.tagging.rows(kwargs.pop(TAGS, None), x)
         sigma = options.get("sigmas", t)
         beta = self.betas.of_call(sigma)
+        if not beta and not self.run.inpaints:
+            return executor(x, t, concat, context, control, options, **kwargs)
         call = self.run.call(rows, x, sigma)
         channels = [c for c in call.channels if beta or c.grounding.inpaints]
         parts = call.parts if beta else []

@@ -88,6 +88,10 @@ class Run:
         self._is_told = False
 
     @property
+    def inpaints(self) -> bool:
+        return any(g.inpaints for c in self.conds for g in c.groundings)
+
+    @property
     def longest(self) -> int:
         """How many pictures anything is grounded in."""
         entries = [
