@@ -16,6 +16,8 @@ from ...gligen_ops.entities import WHOLE, Box
 from ...gligen_ops.errors import GligenError
 
 KEY = "control"
+HOST_KEY = "gligen"
+"""Where nodes of the host and of other packs put their grounding."""
 HINT = 512
 """Pixels a side of the map of coordinates: a region is known to one of them."""
 HOOKS = comfy.hooks.HookGroup()
@@ -130,7 +132,8 @@ def regions_in(conds: dict[str, list[dict]]) -> list[Box]:
 
 
 def take_off(conds: dict[str, list[dict]]) -> None:
-    """Take the carriers off the ControlNets of a guider's conds. Conds that then have ControlNets which are
+    """Take the grounding out of a guider's conds, and the carriers off their ControlNets. Conds that then
+    have ControlNets which are
     alike get the same ones, as the host runs only such conds in one call of the model."""
     bare, known = {}, []
 
@@ -145,11 +148,10 @@ def take_off(conds: dict[str, list[dict]]) -> None:
                 bare[control] = _one_of(known, control.copy().set_previous_controlnet(previous))
         return bare.get(control)
 
-    for cond in (cond for cs in conds.values() for cond in cs if cond.get(KEY) is not None):
-        control = rest(cond[KEY])
-        if control is None:
-            del cond[KEY]
-        else:
+    for cond in (cond for cs in conds.values() for cond in cs):
+        cond.pop(HOST_KEY, None)
+        control = rest(cond.pop(KEY, None))
+        if control is not None:
             cond[KEY] = control
 
 

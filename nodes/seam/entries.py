@@ -15,13 +15,12 @@ from comfy.samplers import add_area_dims, resolve_areas_and_cond_masks_multidim
 
 from ...gligen_ops.entities import WHOLE, Box, Entity
 from ...gligen_ops.errors import GligenError
-from .carrier import carriers_of
+from .carrier import HOST_KEY, carriers_of
 from .gligens import adopted, host_box, load
 
 if TYPE_CHECKING:
     from .gligens import LoadedGligen
 
-HOST_KEY = "gligen"
 Size = tuple[int, int]
 """Height and width of a latent."""
 

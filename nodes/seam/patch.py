@@ -59,8 +59,10 @@ def outer_sample(
     regions = carrier.regions_in(guider.conds)
     run = Run(guider, tuple(noise.shape[-2:]), regions, options.get(SETTINGS, Settings()))
     carrier.take_off(guider.conds)
-    tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)
     betas = Betas(run.settings.betas, sampler, sigmas)
+    if not run.inpaints and not any(betas.of_step):
+        return executor(noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs)
+    tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)
     begin = options.get(WATCH)
     forward = Forward(
         run, tagging, betas, begin and begin(), guider.model_options.get(TORCH_COMPILE_KWARGS)

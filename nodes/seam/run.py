@@ -14,7 +14,7 @@ from torch import Tensor
 from ...gligen_ops.entities import WHOLE, Box
 from ...gligen_ops.schedule import BetaSchedule
 from .channels import Channels
-from .entries import HOST_KEY, Size, area_of, entries_of
+from .entries import Size, area_of, entries_of
 from .gligens import LoadedGligen
 from .groundings import Grounding, groundings
 from .parts import Part
@@ -105,7 +105,6 @@ class Run:
         conds = [cond for conds in guider.conds.values() for cond in conds]
         for number, (cond, known) in enumerate(zip(conds, self.conds, strict=True)):
             tagging.put_on(cond, number)
-            cond.pop(HOST_KEY, None)
             patchers = [g.gligen.patcher for g in known.groundings]
             if patchers:
                 others = cond.get("additional_models", [])
