@@ -11,21 +11,18 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d, interpolate
+from torch.nn.functional import interpolate
 
 from .errors import GligenError
+from .fitting import Size, middle, on_latent
 
 Point = tuple[float, float]
-Size = tuple[int, int]
-"""Height and width of a latent."""
 OVERHANG = 0.05
 """How far a box may stick out of the image, in fractions of it: so much is cut off, more is a mistake."""
 ROUNDING = 1e-4
 LEAST_SHARE = 0.2
 """How much of a box has to lie in a region for it to belong there: where a model is shown a slice of a thing,
 it paints a whole small one."""
-FAINT = 0.05
-"""What of a mask is below this counts as black."""
 DIGITS = 5  # of a place relative to a region, beyond which lies rounding
 BONES = (
     *((0, 1), (0, 2), (1, 3), (2, 4)),  # head
@@ -281,22 +278,6 @@ class Inpainting(Entity):
         if known.shape[-2:] != size:
             known = interpolate(known, size, mode="bilinear")
         return Inpainting(known, 1 - on_latent(1 - self.mask, size).ceil())
-
-
-def on_latent(mask: Tensor, size: Size) -> Tensor:
-    """A mask [B, 1, H, W] on a latent of size (h, w): of each latent pixel the whitest of its part of the
-    picture, so that no thin line is lost, and 0 where that is faint."""
-    mask = adaptive_max_pool2d(mask, size).clamp(max=1)
-    return mask * (mask >= FAINT)
-
-
-def middle(picture: Tensor, size: Size) -> Tensor:
-    """The middle of a picture [C, H, W] in the aspect of this size."""
-    height, width = picture.shape[-2:]
-    rows = min(height, max(1, round(width * size[0] / size[1])))
-    columns = min(width, max(1, round(height * size[1] / size[0])))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return picture[:, top : top + rows, left : left + columns]
 
 
 def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:

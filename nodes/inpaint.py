@@ -4,8 +4,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..gligen_ops.entities import FAINT, Inpainting, on_latent
+from ..gligen_ops.entities import Inpainting
 from ..gligen_ops.errors import GligenError
+from ..gligen_ops.fitting import FAINT, on_latent
 from ..gligen_ops.layers.first_conv import KnownRegion
 from ..gligen_ops.masks import boxes_mask
 from .pictures.channels import three_channels

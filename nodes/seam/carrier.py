@@ -133,8 +133,8 @@ def regions_in(conds: dict[str, list[dict]]) -> list[Box]:
 
 def take_off(conds: dict[str, list[dict]]) -> None:
     """Take the grounding out of a guider's conds, and the carriers off their ControlNets. Conds that then
-    have ControlNets which are
-    alike get the same ones, as the host runs only such conds in one call of the model."""
+    have ControlNets which are alike get the same ones, as the host runs only such conds in one call of the
+    model."""
     bare, known = {}, []
 
     def rest(control):
