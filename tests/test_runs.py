@@ -403,6 +403,14 @@ def test_pictures_that_are_taken_from_a_batch_keep_their_own_boxes(p):
         assert relative(apart, together[indices]) < 1e-5
 
 
+def test_fewer_pictures_whose_noise_tells_nothing_are_told_of(p, caplog):
+    frames = p.boxes([p.first], [p.second], [p.second])
+    for noise, told in ((torch.zeros(2, 4, *SIZE), 1), (torch.zeros(3, 4, *SIZE), 0)):
+        caplog.clear()
+        with_noise(p, frames, noise, seed=5)
+        assert caplog.text.count("known by their noise") == told
+
+
 def test_to_look_for_the_pictures_leaves_the_random_numbers_as_they_are(p):
     from gligen_pack.nodes.seam.tags import pictures_of
 

@@ -5,6 +5,7 @@ the whole picture, the number of its picture and the number of its cond. The hos
 and whoever cuts, repeats, batches or reorders latents does the same to it.
 """
 
+import logging
 from typing import NamedTuple
 
 import comfy.conds
@@ -21,6 +22,10 @@ SCALE = 2
 DIGITS = 5
 """Of a region's fractions: the maps are of float32."""
 UNKNOWN = -1
+UNSURE = (
+    "GLIGEN: %d pictures are sampled, and their grounding is for %d. Which of those they are is known by "
+    "their noise alone, and here is none of this seed: they get what is for the first ones."
+)
 
 
 class Row(NamedTuple):
@@ -89,9 +94,15 @@ def pictures_of(noise: Tensor, seed: int | None, longest: int) -> list[int]:
     a latent's batch_index but the noise: of picture i it is the i-th that the seed gives. longest: how many
     pictures anything is grounded in."""
     numbers = [min(i, longest - 1) for i in range(len(noise))]
-    if longest <= 1 or seed is None or not noise.any():
+    if longest <= 1:
         return numbers
-    with torch.random.fork_rng(devices=[]):
-        drawn = comfy.sample.prepare_noise(noise[:1].cpu(), seed, list(range(longest)))
-    found = [next((i for i, d in enumerate(drawn) if torch.equal(d, n)), None) for n in noise.cpu()]
-    return numbers if None in found else found
+    found: list[int | None] = [None]
+    if seed is not None and noise.any():
+        with torch.random.fork_rng(devices=[]):
+            drawn = comfy.sample.prepare_noise(noise[:1].cpu(), seed, list(range(longest)))
+        found = [next((i for i, d in enumerate(drawn) if d.equal(n)), None) for n in noise.cpu()]
+    if None not in found:
+        return found
+    if len(noise) < longest:
+        logging.warning(UNSURE, len(noise), longest)
+    return numbers
