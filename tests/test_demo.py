@@ -161,7 +161,7 @@ def said_of(name, things, folder):
     picture = (world.render(world.Scene(tuple(things))) * 255).round().astype(np.uint8)
     Image.fromarray(picture).resize((512, 512)).save(folder / "picture.png")
     command = [
-        DEMO / "show.py",
+        DEMO.parent / "measuring" / "show.py",
         folder / "picture.png",
         API / f"demo_{name}.json",
         folder / "out.png",
