@@ -59,16 +59,6 @@ VAE = {
 LATENT_SCALE = 0.18215  # of the host's SD 1.x latent format
 
 
-def import_host() -> None:
-    """Put the ComfyUI of COMFYUI_PATH on the path and set it up for training here."""
-    from devtools import pack
-
-    pack.import_host()
-    from comfy.cli_args import args
-
-    args.use_pytorch_cross_attention = True
-
-
 def reset(module: nn.Module) -> nn.Module:
     """PyTorch's own initialisation, which the host's layers skip."""
     for m in module.modules():

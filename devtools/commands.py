@@ -37,9 +37,9 @@ def demo(args):
         raise DevError(f"{workflow.name} ran, but saved no picture.")
     for picture in save_pictures(images, ROOT / "output" / f"{workflow.stem}.png"):
         annotated = picture.with_name(f"{picture.stem}_boxes.png")
-        status = run_python(runtime, "measuring/show.py", picture, workflow, annotated)
+        status = run_module(runtime, "measuring.show", picture, workflow, annotated)
         if status:
-            raise DevError(f"The picture is {picture}, but measuring/show.py failed on it.")
+            raise DevError(f"The picture is {picture}, but measuring.show failed on it.")
         print(f"Picture:    {picture}\nWith boxes: {annotated}")
 
 
@@ -114,11 +114,11 @@ def find_chromium():
 
 
 def train_demo(args):
-    return run_python(set_up(dev=True), "-m", "demo.train", *args.rest)
+    return run_module(set_up(dev=True), "demo.training.train", *args.rest)
 
 
 def measure_demo(args):
-    return run_python(set_up(dev=True), "-m", "measuring.measure", *args.rest)
+    return run_module(set_up(dev=True), "measuring.measure", *args.rest)
 
 
 def bench(args):
@@ -143,6 +143,11 @@ def serve(args):
                 time.sleep(0.5)
     except KeyboardInterrupt:
         print("\nStopped.")
+
+
+def run_module(runtime, module, *args):
+    """Run the `main` of one of the pack's modules, in ComfyUI's stead."""
+    return run_python(runtime, "-m", "devtools.pack", module, *args)
 
 
 def run_python(runtime, *args, **env):
@@ -186,7 +191,12 @@ def parse_args(argv):
     command("test", test, "run the tests", "--hosts all: on every ComfyUI; the rest: to pytest")
     sub = command("serve", serve, "run ComfyUI with the nodes, to play in a browser")
     sub.add_argument("--port", type=int, default=8188, help="where (%(default)s)")
-    command("train-demo", train_demo, "train the demo's model anew", "handed on to demo/train.py")
+    command(
+        "train-demo",
+        train_demo,
+        "train the demo's model anew",
+        "handed on to demo/training/train.py",
+    )
     command(
         "measure-demo",
         measure_demo,

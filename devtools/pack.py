@@ -1,4 +1,7 @@
-"""The repository as a package, as ComfyUI imports it, in a process that is not ComfyUI's server."""
+"""The repository as a package, as ComfyUI imports it, in a process that is not ComfyUI's server.
+
+`python -m devtools.pack MODULE ...` runs the `main` of one of its modules, such as measuring.measure.
+"""
 
 import importlib
 import importlib.util
@@ -34,3 +37,16 @@ def load(module: str):
         sys.modules[PACK] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[PACK])
     return importlib.import_module(f"{PACK}.{module}")
+
+
+def main(module: str, *arguments: str) -> None:
+    """Run a module's `main` with the host set up, its attention PyTorch's own, which can be trained."""
+    import_host()
+    from comfy.cli_args import args
+
+    args.use_pytorch_cross_attention = True
+    load(module).main(arguments)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

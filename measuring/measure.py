@@ -6,16 +6,15 @@ screen, and the pictures docs/demo_NAME.png and docs/demo_gates.png. With names 
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from demo import models
-from devtools import pack
-
 from .figures import DOCS, FILE, ROOT, TAUS, table, write_page
+from .measures import MEASURES, Demo
 
 SHOWN = 6
 
@@ -70,33 +69,26 @@ def gate_plot(log: Path, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="dev.py measure-demo", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--no-files", action="store_true", help="print the tables only")
-    arguments = parser.parse_args()
-    models.import_host()
-    measures = pack.load("measuring.measures")
-    known = measures.MEASURES
-    unknown = [name for name in arguments.names if name not in known]
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.names if name not in MEASURES]
     if unknown:
-        parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(known)}")
+        parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     results = json.loads(FILE.read_text()) if FILE.exists() else {}
-    for name in arguments.names or known:
-        its = known[name]
-        demo = measures.Demo(its.kind)
+    for name in arguments.names or MEASURES:
+        its = MEASURES[name]
+        demo = Demo(its.kind)
         scenes = its.scenes(arguments.scenes + SHOWN)
         results[name] = measure(demo, its, scenes[: arguments.scenes], name)
         print(f"\n{arguments.scenes} scenes\n{table({name: results[name]})}", flush=True)
         if not arguments.no_files:
-            results = {name: results[name] for name in known if name in results}
+            results = {name: results[name] for name in MEASURES if name in results}
             FILE.write_text(json.dumps(results, indent=1) + "\n")
             write_page(results)
             sheet(demo, its, scenes[-SHOWN:]).save(DOCS / f"demo_{name}.png")
     if not arguments.no_files:
-        gate_plot(ROOT / "demo" / "gates" / "boxes.jsonl", DOCS / "demo_gates.png")
-
-
-if __name__ == "__main__":
-    main()
+        gate_plot(ROOT / "demo" / "training" / "gates" / "boxes.jsonl", DOCS / "demo_gates.png")

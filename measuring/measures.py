@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ..demo import eye, joints, world
+from ..demo import world
+from ..demo.training import eye, joints
 from ..gligen_ops.entities import Box, PhraseBox, Pose
 from ..nodes.demo_model import GligenDemoModel
 from ..nodes.encoders.phrases import ground_boxes

@@ -1,21 +1,20 @@
 """Draws what a workflow grounds on the picture it made, and says how well the picture keeps to it.
 
-Called by dev.py: show.py PICTURE WORKFLOW ANNOTATED, the workflow in API format.
+Called by dev.py with PICTURE WORKFLOW ANNOTATED, the workflow in API format.
 """
 
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from demo import eye, joints, world  # noqa: E402
-from gligen_ops.entities import Box, PhraseBox, Pose  # noqa: E402
-from nodes.pictures.drawing import draw_boxes, draw_lines  # noqa: E402
+from ..demo import world
+from ..demo.training import eye, joints
+from ..gligen_ops.entities import Box, PhraseBox, Pose
+from ..nodes.pictures.drawing import draw_boxes, draw_lines
 
 SHOWN = 512
 
@@ -117,7 +116,8 @@ def paint(boxes: list[PhraseBox]) -> np.ndarray:
     return world.render(world.Scene(tuple(things)))
 
 
-def main(picture: str, workflow: str, annotated: str) -> None:
+def main(arguments: Sequence[str]) -> None:
+    picture, workflow, annotated = arguments
     image = Image.open(picture).convert("RGB")
     wanted = Workflow(json.loads(Path(workflow).read_text(encoding="utf-8")))
     small = image.resize((world.SIZE, world.SIZE), Image.Resampling.BOX)
@@ -126,7 +126,3 @@ def main(picture: str, workflow: str, annotated: str) -> None:
         image = image.resize((SHOWN, SHOWN * image.height // image.width), Image.Resampling.LANCZOS)
     sketches = [pose.sketch() for pose in wanted.poses()]
     draw_boxes(draw_lines(image, sketches), wanted.boxes()).save(annotated)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

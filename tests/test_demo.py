@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gligen_pack.demo import eye, world
+from gligen_pack.demo import world
+from gligen_pack.demo.training import eye
 from PIL import Image
 from safetensors import safe_open
 
@@ -57,7 +58,10 @@ def test_the_base_knows_nothing_of_grounding():
 
 
 def test_the_gates_opened_during_training_from_zero():
-    rows = [json.loads(line) for line in (DEMO / "gates" / "boxes.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (DEMO / "training" / "gates" / "boxes.jsonl").read_text().splitlines()
+    ]
     blocks = [k for k in rows[0] if k != "step"]
     assert rows[0]["step"] == 0 and rows[-1]["step"] > 1000 and len(blocks) > 3
     for block in blocks:
@@ -157,30 +161,30 @@ BEST = {  # what the picture of a demo shows at best, and what is said of it
 }  # fmt: skip
 
 
-def said_of(name, things, folder):
-    picture = (world.render(world.Scene(tuple(things))) * 255).round().astype(np.uint8)
-    Image.fromarray(picture).resize((512, 512)).save(folder / "picture.png")
-    command = [
-        DEMO.parent / "measuring" / "show.py",
-        folder / "picture.png",
-        API / f"demo_{name}.json",
-        folder / "out.png",
-    ]
-    result = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    with Image.open(folder / "out.png") as annotated:
-        assert annotated.size == (512, 512)
-    return result.stdout
+@pytest.fixture
+def said_of(pack, tmp_path, capsys):
+    from gligen_pack.measuring import show
+
+    def said_of(name, things):
+        picture = (world.render(world.Scene(tuple(things))) * 255).round().astype(np.uint8)
+        Image.fromarray(picture).resize((512, 512)).save(tmp_path / "picture.png")
+        files = tmp_path / "picture.png", API / f"demo_{name}.json", tmp_path / "out.png"
+        show.main(files)
+        with Image.open(files[2]) as annotated:
+            assert annotated.size == (512, 512)
+        return capsys.readouterr().out
+
+    return said_of
 
 
 @pytest.mark.parametrize("name", BEST)
-def test_a_demo_says_how_good_its_picture_is(name, tmp_path):
+def test_a_demo_says_how_good_its_picture_is(name, said_of):
     things, words = BEST[name]
-    assert words in said_of(name, things, tmp_path)
+    assert words in said_of(name, things)
 
 
-def test_a_demo_says_where_its_picture_is_not_good(tmp_path):
-    assert "0 of 3 in place" in said_of("text_boxes", [CROSS], tmp_path)
+def test_a_demo_says_where_its_picture_is_not_good(said_of):
+    assert "0 of 3 in place" in said_of("text_boxes", [CROSS])
 
 
 def test_every_demo_is_among_them():

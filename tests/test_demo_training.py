@@ -19,7 +19,7 @@ def train(folder, host_path, *stages):
     steps = [f"--{stage}-steps=2" for stage in STAGES]
     environment = {**os.environ, "GLIGEN_DEMO": str(folder), "COMFYUI_PATH": str(host_path)}
     result = subprocess.run(
-        [sys.executable, "-m", "demo.train", "--scenes=16", *steps, *stages],
+        [sys.executable, "-m", "devtools.pack", "demo.training.train", "--scenes=16", *steps, *stages],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
@@ -41,7 +41,7 @@ def test_each_stage_makes_its_part_of_what_ships(host_path, tmp_path):
     assert made["vae"].read_bytes() != before["vae"]
     for part in (*made, *STAGES[3:]):
         assert names(tmp_path, part) == names(shipped, part)
-    log = Path("gates") / "boxes.jsonl"
+    log = Path("training") / "gates" / "boxes.jsonl"
     gates = [json.loads(line) for line in (tmp_path / log).read_text().splitlines()]
     shipped_gates = json.loads((shipped / log).read_text().splitlines()[0])
     assert [row["step"] for row in gates] == [0, 1] and gates[0].keys() == shipped_gates.keys()

@@ -38,4 +38,4 @@ def batch(count=8):
     mask = torch.ones(count, 30)
     grounding = (boxes, mask, torch.randn(count, 30, 16))
     latents, context = torch.randn(count, 4, 4, 4), torch.randn(count, 5, WIDTH)
-    return training.Batch(latents, context, grounding, boxes)
+    return training.Batch(latents, context, grounding)

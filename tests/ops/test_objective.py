@@ -85,47 +85,11 @@ def test_the_base_sees_each_examples_own_map_on_latents_of_any_sides():
     _, gligen = toy()
     gligen.first_conv = small.randomise(FirstConv(WIDTH, Downsampler(1)), 7)
     maps = [SpatialMap(torch.rand(1, 40, 70)) for _ in range(3)]
-    examples = replace(batch(3), latents=torch.randn(3, 4, 6, 10), beside=maps)
+
+    def extra_of(first_conv):
+        return torch.cat([first_conv.extra(one, (6, 10)) for one in maps])
+
+    examples = replace(batch(3), latents=torch.randn(3, 4, 6, 10), extra=extra_of)
     _, first = seen_by_the_base(gligen, examples)
-    extra = torch.cat([gligen.first_conv.extra(one, (6, 10)) for one in maps])
+    extra = extra_of(gligen.first_conv)
     torch.testing.assert_close(first, gligen.first_conv(torch.zeros(3, 4, 6, 10), extra))
-
-
-@pytest.mark.parametrize("guidance", [0.5, 3.0])
-def test_guidance_weighs_the_surprise_that_is_added_to_the_objective(monkeypatch, guidance):
-    base, gligen = toy()
-    examples, null = batch(2), torch.zeros(1, 5, WIDTH)
-    t = torch.tensor([3, 400])
-    monkeypatch.setattr(training, "surprise", lambda *_: torch.tensor(2.5))
-    losses = []
-    for weight in (0.0, guidance):
-        torch.manual_seed(1)
-        losses.append(
-            training.loss(base, gligen, training.Diffusion(), examples, null, t, weight).item()
-        )
-    assert losses[1] - losses[0] == pytest.approx(2.5 * guidance, rel=1e-4)
-
-
-def test_a_place_is_inside_a_box_by_its_centre():
-    boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0]]])
-    places = training.inside(boxes, 16).unflatten(1, (4, 4))
-    assert places[0, :, :, 0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
-    assert places[0, :, :, 1].tolist() == [[0, 0, 1, 1]] * 4
-    assert not training.inside(torch.zeros(1, 2, 4), 16).any()
-
-
-def test_surprise_is_the_mean_log_of_the_attention_from_the_places_of_a_region():
-    _, gligen = toy()
-    layer = small.randomise(gligen.layer(BLOCK), 3).double()
-    v, tokens = torch.randn(2, 9, WIDTH).double(), torch.randn(2, 4, 16).double()
-    places = (torch.rand(2, 9, 4) < 0.3).double()
-    h = layer.norm1(v)
-    own = layer.norm1(layer.linear(tokens))
-    q, k = layer.attn.to_q(h), layer.attn.to_k(torch.cat([h, own], 1))
-    total = 0
-    for head in (slice(0, 16), slice(16, 32)):
-        weights = (q[..., head] @ k[..., head].transpose(1, 2) / 4).softmax(-1)
-        total -= (weights[..., 9:].log() * places).sum() / 2
-    surprise = training.surprise(layer, v, layer.keys(tokens).key, 2, places)
-    assert surprise.item() == pytest.approx((total / places.sum()).item(), rel=1e-5)
-    assert training.surprise(layer, v, layer.keys(tokens).key, 2, 0 * places) == 0

@@ -1,21 +1,25 @@
 """Gated layers and tokenizer of one GLIGEN on grounded scenes, over the frozen base."""
 
 import json
+from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gligen_ops.files.checkpoint import build_gligen, checkpoint_of, state_dict_of, tensors_of
-from gligen_ops.learning import training
-from gligen_ops.model import Block, Gligen, blocks_of
-
-from . import data, models, train_base
+from ...gligen_ops.files.checkpoint import build_gligen, checkpoint_of, state_dict_of, tensors_of
+from ...gligen_ops.layers.first_conv import FirstConv
+from ...gligen_ops.learning import training
+from ...gligen_ops.model import Block, Gligen, blocks_of
+from .. import models
+from . import data, train_base
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter, no_held_out
-from .stages import FOLDER, RUN, load_weights, save_weights
+from .guidance import OPENING, Example, learn
+from .stages import GATES, RUN, load_weights, save_weights
 
 BATCH = 64
+LATENT_SIZE = (16, 16)
 
 
 def denoiser(unet: nn.Module) -> training.Denoise:
@@ -30,6 +34,11 @@ def denoiser(unet: nn.Module) -> training.Denoise:
         return unet(z, t, context=context, transformer_options={"patches": patches})
 
     return denoise
+
+
+def extra(entities: list, first_conv: FirstConv) -> Tensor:
+    """What the first convolution takes beside the latents, which are as large as those of the world."""
+    return torch.cat([first_conv.extra(entity, LATENT_SIZE) for entity in entities])
 
 
 def gligen_of(adapter: Adapter, unet: nn.Module, steps: int) -> Gligen:
@@ -60,7 +69,7 @@ def train(name: str, steps: int) -> None:
     with torch.no_grad():
         null_context = text(tokens([""]))[0]
 
-    def batches(step: int) -> tuple[training.Batch, torch.Tensor]:
+    def batches(step: int) -> Example:
         rng = np.random.default_rng((adapter.seed, step))
         picked = rng.choice(usable, size=BATCH)
         with torch.no_grad():
@@ -71,16 +80,16 @@ def train(name: str, steps: int) -> None:
             adapter.latents[torch.from_numpy(picked)],
             context,
             tuple(torch.cat(parts) for parts in zip(*inputs, strict=True)),
-            torch.stack([e.regions for e in examples]),
-            [e.beside for e in examples],
+            partial(extra, [e.beside for e in examples]),
         )
+        regions = torch.stack([e.regions for e in examples])
         # Layout is decided where there is much noise: four in five steps are drawn from there.
         low = np.where(rng.random(BATCH) < 0.6, 500, 0)
-        return batch, torch.from_numpy(rng.integers(low, training.Diffusion.steps))
+        return batch, regions, torch.from_numpy(rng.integers(low, training.Diffusion.steps))
 
     file = RUN / f"{name}.pt"
-    gates = FOLDER / "gates" / f"{name}.jsonl"
-    gates.parent.mkdir(exist_ok=True)
+    gates = GATES / f"{name}.jsonl"
+    gates.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         gates.write_text("")
 
@@ -89,8 +98,8 @@ def train(name: str, steps: int) -> None:
             with gates.open("a") as log:
                 print(json.dumps({"step": step, **training.gate_values(gligen)}), file=log)
 
-    opening = 0 if adapter.start else training.OPENING
-    training.learn(denoiser(unet), gligen, batches, null_context, file, steps, every, opening)
+    opening = 0 if adapter.start else OPENING
+    learn(denoiser(unet), gligen, batches, null_context, file, steps, every, opening)
     after = [*unet.parameters(), *text.parameters()]
     if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
         raise RuntimeError("The frozen base changed during training.")

@@ -2,10 +2,9 @@
 
 import torch
 
-from gligen_ops.entities import Box, BoxEntity
-from gligen_ops.tokenizers.box import BoxTokenizer
-
-from .. import world
+from ....gligen_ops.entities import Box, BoxEntity
+from ....gligen_ops.tokenizers.box import BoxTokenizer
+from ... import world
 from .adapter import KEEP, WIDTH, Adapter, Example, features_of
 
 JITTER = 0.2  # noise on a phrase's features, in their spread, for pairs that are never seen here

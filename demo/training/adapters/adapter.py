@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gligen_ops.entities import Box
-from gligen_ops.kinds import KINDS, Kind
-from gligen_ops.layers.first_conv import FirstConv
-
-from .. import data, models, train_vae, world
+from ....gligen_ops.entities import Box, Entity
+from ....gligen_ops.kinds import KINDS, Kind
+from ....gligen_ops.layers.first_conv import FirstConv
+from ... import models, world
+from .. import data, train_vae
 
 WIDTH = models.CONTEXT
 KEEP = 0.9  # share of a scene's things that are grounded: the rest come from the caption alone
@@ -18,11 +18,11 @@ KEEP = 0.9  # share of a scene's things that are grounded: the rest come from th
 
 @dataclass(frozen=True)
 class Example:
-    """How a scene is grounded: see `gligen_ops.learning.training.Batch`."""
+    """How a scene is grounded. beside: the entity that the first convolution looks at."""
 
     entities: list
-    regions: Tensor  # [G, 4]
-    beside: object = None
+    regions: Tensor  # corners xyxy of each grounding token's, [G, 4]; zeros: none
+    beside: Entity | None = None
 
 
 class Adapter(ABC):

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gligen_ops.learning.fit import fit
-from gligen_ops.learning.training import freeze
-from gligen_ops.tokenizers.image_prompt import image_feature
-
-from . import data, models, train_base, world
+from ...gligen_ops.learning.fit import fit
+from ...gligen_ops.learning.training import freeze
+from ...gligen_ops.tokenizers.image_prompt import image_feature
+from .. import models, world
+from . import data, train_base
 from .stages import RUN, load_weights, save_weights
 
 BATCH = 48

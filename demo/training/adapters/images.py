@@ -5,11 +5,11 @@ import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
-from gligen_ops.entities import Box, BoxEntity
-from gligen_ops.learning.fit import fit
-from gligen_ops.tokenizers.text_image import TextImageTokenizer
-
-from .. import data, train_vae, train_vision, world
+from ....gligen_ops.entities import Box, BoxEntity
+from ....gligen_ops.learning.fit import fit
+from ....gligen_ops.tokenizers.text_image import TextImageTokenizer
+from ... import world
+from .. import data, train_vae, train_vision
 from ..stages import RUN
 from .adapter import KEEP, WIDTH, Adapter, Example, no_held_out
 from .boxes import Phrases

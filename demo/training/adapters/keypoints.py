@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from gligen_ops.entities import Pose
-from gligen_ops.tokenizers.keypoints import POINTS, KeypointTokenizer
-
-from .. import data, train_vae, world
+from ....gligen_ops.entities import Pose
+from ....gligen_ops.tokenizers.keypoints import POINTS, KeypointTokenizer
+from ... import world
+from .. import data, train_vae
 from .adapter import WIDTH, Adapter, Example
 
 COUNT = 6000

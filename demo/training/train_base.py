@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gligen_ops.learning.fit import fit
-from gligen_ops.learning.training import DROP, Diffusion
-
-from . import data, models, train_vae, world
+from ...gligen_ops.learning.fit import fit
+from ...gligen_ops.learning.training import DROP, Diffusion
+from .. import models, world
+from . import data, train_vae
 from .stages import RUN, load_weights, save_weights
 
 BATCH = 64

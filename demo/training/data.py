@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import models, world
+from .. import models, world
 from .stages import RUN
 from .train_vae import encode
 

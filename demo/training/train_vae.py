@@ -5,9 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gligen_ops.learning.fit import fit
-
-from . import models, world
+from ...gligen_ops.learning.fit import fit
+from .. import models, world
 from .stages import RUN, load_weights, save_weights
 
 BATCH = 8

@@ -8,9 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-FOLDER = Path(os.environ.get("GLIGEN_DEMO", Path(__file__).parent))
+FOLDER = Path(os.environ.get("GLIGEN_DEMO", Path(__file__).parents[1]))
 RUN = FOLDER / "run"
 WEIGHTS = FOLDER / "weights"
+GATES = FOLDER / "training" / "gates"
 
 
 def save_weights(name: str, tensors: dict, dtype=torch.float16, **metadata) -> Path:

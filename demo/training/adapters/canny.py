@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from gligen_ops.entities import SpatialMap
-from gligen_ops.layers.first_conv import Downsampler
-from gligen_ops.learning.training import widened
-from gligen_ops.tokenizers.maps import MapTokenizer
-
-from .. import eye, world
+from ....gligen_ops.entities import SpatialMap
+from ....gligen_ops.layers.first_conv import Downsampler
+from ....gligen_ops.learning.training import widened
+from ....gligen_ops.tokenizers.maps import MapTokenizer
+from ... import world
+from .. import eye
 from .adapter import WIDTH, Adapter, Example
 
 TOKENS = 16

@@ -15,23 +15,13 @@ A stage that was interrupted goes on where it stopped; remove demo/run to start 
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 
-from . import models
-
-models.import_host()
-
-from . import (  # noqa: E402
-    data,
-    train_adapter,
-    train_base,
-    train_joints,
-    train_vae,
-    train_vision,
-)
-from .adapters import ADAPTERS  # noqa: E402
+from . import data, train_adapter, train_base, train_joints, train_vae, train_vision
+from .adapters import ADAPTERS
 
 STAGES = {  # what trains it, steps
     "vae": (train_vae.train, 1000),
@@ -44,20 +34,16 @@ STAGES = {  # what trains it, steps
 TEXT_BOXES = ("vae", "base", "decoder", "boxes")
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="dev.py train-demo", description=__doc__.split("\n")[0])
     parser.add_argument("stages", nargs="*", choices=[[], *STAGES],
                         help=f"default: {', '.join(TEXT_BOXES)}")  # fmt: skip
     for stage, (_, steps) in STAGES.items():
         parser.add_argument(f"--{stage}-steps", type=int, default=steps, metavar="N")
     parser.add_argument("--scenes", type=int, default=data.COUNT, metavar="N")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     data.COUNT = arguments.scenes
     torch.set_flush_denormal(True)
     for stage in arguments.stages or TEXT_BOXES:
         train, _ = STAGES[stage]
         train(getattr(arguments, f"{stage}_steps"))
-
-
-if __name__ == "__main__":
-    main()

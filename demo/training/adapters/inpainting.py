@@ -1,10 +1,9 @@
 """Inpainting: things in their boxes, painted into a picture that is known around them."""
 
-from gligen_ops.entities import Inpainting as Known
-from gligen_ops.layers.first_conv import KnownRegion
-from gligen_ops.learning.training import widened
-from gligen_ops.masks import boxes_mask
-
+from ....gligen_ops.entities import Inpainting as Known
+from ....gligen_ops.layers.first_conv import KnownRegion
+from ....gligen_ops.learning.training import widened
+from ....gligen_ops.masks import boxes_mask
 from .adapter import Example
 from .boxes import Boxes
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from .world import COLOURS, SHAPES, Box, Thing, silhouette
+from ..world import COLOURS, SHAPES, Box, Thing, silhouette
 
 CANNY = (0.1, 0.2)  # low and high threshold
 SLACK = 2  # pixels that an edge may be off

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gligen_ops.learning.fit import fit
-
-from . import data, world
+from ...gligen_ops.learning.fit import fit
+from .. import world
+from . import data
 from .joints import SIDE, JointFinder, square
 from .stages import RUN, save_weights
 
