@@ -1,65 +1,15 @@
 """Where the gated layers look during a run: a record of it, and pictures of the record."""
 
-from collections import defaultdict
-
 import torch
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..gligen_ops.errors import GligenError
-from ..gligen_ops.layers.attention_maps import attention_weights, to_grounding_tokens
-from ..gligen_ops.model import Block
-from ..gligen_ops.schedule import step_of
 from .pictures.heat import bar_plot, heat_picture
 from .seam import patch
-from .seam.parts import Part
+from .seam.record import Record
 
 GROUPS = ("all", "input", "middle", "output")
 Attention = io.Custom("GLIGEN_ATTENTION")
-
-
-class Record:
-    """Of one run: for each group of layers and step, the attention of the positive conditioning's places
-    to each entity."""
-
-    def __init__(self):
-        self.begin()
-
-    def begin(self):
-        self.maps: dict[tuple[str, int, str], list[Tensor]] = defaultdict(list)
-        self.gates: dict[str, dict[Block, tuple[Tensor, Tensor]]] = defaultdict(dict)
-        self.names: list[str] = []
-        return self.look
-
-    def look(self, q, k, heads, mask, part: Part, extra: dict, gates) -> None:
-        """Called for each attention of a gated layer."""
-        gligen = part.gligen.gligen
-        kind, number = extra["block"]
-        self.gates[part.gligen.name][Block(kind, number, extra["block_index"])] = gates
-        height, width = extra["activations_shape"][-2:]
-        slot_of_token = torch.tensor(gligen.position_net.slot_of_token)
-        step = step_of(extra["sigmas"].flatten()[0].item(), extra["sample_sigmas"].tolist())
-        for row in range(len(part.rows)):
-            one = slice(row, row + 1)
-            names = names_of(part, row)
-            if not names:
-                continue
-            weights = attention_weights(q[one], k[one], heads, None if mask is None else mask[one])
-            paid = to_grounding_tokens(weights, height * width, len(slot_of_token))[0]
-            for slot, name in enumerate(names):
-                heat = paid[slot_of_token == slot].sum(0).reshape(1, 1, height, width)
-                self.maps[kind, step, name].append(heat)
-            self.names += [name for name in names if name not in self.names]
-
-
-def names_of(part: Part, row: int) -> list[str]:
-    """Of the entities in a row."""
-    tokenizer, kind = part.gligen.gligen.position_net, part.gligen.gligen.kind
-    names: list[str] = []
-    for entity in part.entities_of(row):
-        numbered = f"{entity.noun} {len(names) + 1}" if tokenizer.slots > 1 else kind.name
-        names.append(entity.label() or numbered)
-    return names
 
 
 class GligenAttention(io.ComfyNode):
@@ -82,7 +32,7 @@ class GligenAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
         record = Record()
-        return io.NodeOutput(patch.watched(model, record.begin), record)
+        return io.NodeOutput(patch.recorded(model, record), record)
 
 
 class GligenAttentionMaps(io.ComfyNode):
@@ -120,16 +70,8 @@ class GligenAttentionMaps(io.ComfyNode):
                 "with GLIGEN boxes in the prompt and tau above 0."
             )
         steps = range(first_step, last_step + 1)
-        pictures = []
-        for name in attention.names:
-            heat = [
-                h
-                for (kind, step, whose), maps in attention.maps.items()
-                for h in maps
-                if whose == name and step in steps and layers in ("all", kind)
-            ]
-            if heat:
-                pictures.append(heat_picture(image[0], heat, name))
+        of_names = {name: attention.maps_of(name, steps, layers) for name in attention.names}
+        pictures = [heat_picture(image[0], maps, name) for name, maps in of_names.items() if maps]
         if not pictures:
             steps = sorted({step for _, step, _ in attention.maps})
             raise GligenError(

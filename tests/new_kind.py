@@ -76,7 +76,7 @@ class PointTokenizer(Tokenizer):
 
 from comfy_api.latest import io  # noqa: E402
 from gligen_pack.nodes.encoders.phrases import phrase_features  # noqa: E402
-from gligen_pack.nodes.layouts.inputs import fraction, strength  # noqa: E402
+from gligen_pack.nodes.layouts.inputs import share, strength  # noqa: E402
 from gligen_pack.nodes.seam.conditioning import ground  # noqa: E402
 from gligen_pack.nodes.seam.gligens import need  # noqa: E402
 
@@ -96,8 +96,8 @@ class GligenPoint(io.ComfyNode):
                 io.Gligen.Input("gligen", tooltip="A GLIGEN model for points."),
                 io.Clip.Input("clip", tooltip="The CLIP of the base model."),
                 io.String.Input("text", tooltip="What appears there."),
-                fraction("x", 0.5, "Its place, as a share of the image's width."),
-                fraction("y", 0.5, "Its place, as a share of the image's height."),
+                share("x", 0.5, "Its place, as a share of the image's width."),
+                share("y", 0.5, "Its place, as a share of the image's height."),
                 strength(),
             ],
             outputs=[io.Conditioning.Output(tooltip="The prompt with this point.")],

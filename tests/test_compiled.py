@@ -83,7 +83,7 @@ def test_what_is_kept_of_a_compiled_model_is_right_too(rig, compiled):
     assert relative(got, expected) < 1e-5
 
 
-def test_what_is_watched_of_a_compiled_model_is_right_too(rig, compiled):
+def test_what_is_recorded_of_a_compiled_model_is_right_too(rig, compiled):
     def run(model):
         model, attention = rig.node("GligenAttention", model=rig.schedule(model))
         latent = rig.sample(model, rig.text_box("a cat", *BOX), steps=2, cfg=4.0)

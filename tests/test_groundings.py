@@ -243,8 +243,8 @@ def test_the_residuals_of_several_models_are_summed(p):
     """One layer of the UNet, by hand."""
     from gligen_pack.gligen_ops.entities import WHOLE
     from gligen_pack.nodes.seam.fusing import Fusing
+    from gligen_pack.nodes.seam.grounders import Grounder
     from gligen_pack.nodes.seam.groundings import groundings
-    from gligen_pack.nodes.seam.parts import Part
     from gligen_pack.nodes.seam.tags import Row
 
     v = torch.randn(2, 256, 32, generator=torch.manual_seed(1))
@@ -255,7 +255,7 @@ def test_the_residuals_of_several_models_are_summed(p):
     def fuse(conditioning):
         rows = Row(0, 0, WHOLE), Row(0, 1, WHOLE)
         parts = [
-            Part(g.gligen, 1.0, {0: g, 1: g}, rows, (16, 16), v.device)
+            Grounder(g.gligen, 1.0, {0: g, 1: g}, rows, (16, 16), v.device)
             for g in groundings(small.entries(conditioning))
         ]
         with torch.inference_mode():

@@ -23,7 +23,7 @@ BY_WIDTH = {
     "GLIGEN model of SD 1.x or 2.x, with its base model.",
 }
 """By the width of the features that a GLIGEN model was trained with: what to do."""
-OWN = "Connect the CLIP of the base model that the GLIGEN file belongs to."
+OF_BASE = "Connect the CLIP of the base model that the GLIGEN file belongs to."
 CLIP_NAMES = ("l", "g", "h")
 """What the host calls the CLIPs among its text encoders."""
 EMBEDDING = re.compile(r"embedding:([^\s():<\[]*)")
@@ -49,11 +49,9 @@ def phrase_features(clip, phrases: Iterable[str], width: int) -> dict[str, Tenso
     need_clip(clip, width)
     phrases = list(dict.fromkeys(phrases))
     problems = {phrase: _problem(clip, phrase, width) for phrase in phrases}
-    told = [
-        f'Phrase "{short(phrase)}": {problem}' for phrase, problem in problems.items() if problem
-    ]
-    if told:
-        raise GligenError("\n".join(told))
+    bad = [f'Phrase "{short(phrase)}": {text}' for phrase, text in problems.items() if text]
+    if bad:
+        raise GligenError("\n".join(bad))
     return {phrase: _feature(clip, phrase, width) for phrase in phrases}
 
 
@@ -61,7 +59,7 @@ def need_clip(clip, width: int) -> None:
     if clip is None:
         raise GligenError(
             "clip: nothing came. A checkpoint without a CLIP, or a loader of the diffusion model alone, "
-            f"gives none. {BY_WIDTH.get(width, OWN)}"
+            f"gives none. {BY_WIDTH.get(width, OF_BASE)}"
         )
 
 
@@ -76,13 +74,13 @@ def _feature(clip, phrase: str, width: int) -> Tensor:
         raise GligenError(
             f"clip: came a text encoder ({encoder_name(clip)}) without a CLIP in it, such as T5, which "
             "gives no feature of a phrase as a whole, and this GLIGEN model was trained with those of "
-            f"CLIP, {width} wide. {BY_WIDTH.get(width, OWN)}"
+            f"CLIP, {width} wide. {BY_WIDTH.get(width, OF_BASE)}"
         )
     feature = pooled.reshape(-1).float()
     if len(feature) != width:
         raise GligenError(
             f"clip: its text features ({encoder_name(clip)}) are {len(feature)} wide, and this GLIGEN "
-            f"model was trained with {width}. {BY_WIDTH.get(width, OWN)}"
+            f"model was trained with {width}. {BY_WIDTH.get(width, OF_BASE)}"
         )
     return feature
 

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 
-def fraction(name: str, default: float, tooltip: str) -> io.Float.Input:
+def share(name: str, default: float, tooltip: str) -> io.Float.Input:
     return io.Float.Input(
         name, default=default, min=0.0, max=1.0, step=0.01, round=0.0001, tooltip=tooltip
     )
@@ -11,10 +11,10 @@ def fraction(name: str, default: float, tooltip: str) -> io.Float.Input:
 
 def box_inputs() -> list[io.Input]:
     return [
-        fraction("x", 0.25, "Left edge, as a share of the image's width: 0 left, 1 right."),
-        fraction("y", 0.25, "Top edge, as a share of the image's height: 0 top, 1 bottom."),
-        fraction("width", 0.5, "Width of the box, as a share of the image's width."),
-        fraction("height", 0.5, "Height of the box, as a share of the image's height."),
+        share("x", 0.25, "Left edge, as a share of the image's width: 0 left, 1 right."),
+        share("y", 0.25, "Top edge, as a share of the image's height: 0 top, 1 bottom."),
+        share("width", 0.5, "Width of the box, as a share of the image's width."),
+        share("height", 0.5, "Height of the box, as a share of the image's height."),
     ]
 
 

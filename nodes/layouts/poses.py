@@ -38,8 +38,8 @@ def poses(value: Any, text: str, confidence: float) -> list[list[Pose]]:
     problems: list[str] = []
     found = []
     for number, frame in enumerate(frames, start=1):
-        told = f"Frame {number}: " if len(frames) > 1 else ""
-        found.append(_frame(frame, confidence, problems, told))
+        place = f"Frame {number}: " if len(frames) > 1 else ""
+        found.append(_frame(frame, confidence, problems, place))
     if not problems and not any(found):
         problems.append("there is no person in it, or none of its points is sure enough.")
     if problems:
@@ -62,7 +62,7 @@ def _is_frames(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(isinstance(f, dict) for f in value)
 
 
-def _frame(frame: Any, confidence: float, problems: list[str], told: str) -> list[Pose]:
+def _frame(frame: Any, confidence: float, problems: list[str], place: str) -> list[Pose]:
     canvas = None
     people = frame
     if isinstance(frame, dict):
@@ -70,22 +70,22 @@ def _frame(frame: Any, confidence: float, problems: list[str], told: str) -> lis
         size = [frame.get("canvas_width"), frame.get("canvas_height")]
         canvas = size if all(_number(s) and s > 0 for s in size) else None
     if not isinstance(people, list | tuple):
-        problems.append(f"{told}expected a list of people, got {type(people).__name__}.")
+        problems.append(f"{place}expected a list of people, got {type(people).__name__}.")
         return []
     persons = []
     for number, person in enumerate(people, start=1):
         points = _points(person, confidence)
         if isinstance(points, str):
-            problems.append(f"{told}person {number}: {points}.")
+            problems.append(f"{place}person {number}: {points}.")
         elif any(points):
             persons.append(points)
     if len(persons) > PERSONS:
         problems.append(
-            f"{told}there are {len(persons)} people, and GLIGEN grounds at most {PERSONS}. "
+            f"{place}there are {len(persons)} people, and GLIGEN grounds at most {PERSONS}. "
             "Leave some out."
         )
         return []
-    return _in_fractions(persons, canvas, problems, told)
+    return _in_fractions(persons, canvas, problems, place)
 
 
 def _points(person: Any, confidence: float) -> list[Point] | str:
@@ -116,14 +116,14 @@ def _point(row: Any, confidence: float) -> Point:
 
 
 def _in_fractions(
-    persons: list[list[Point]], canvas: list | None, problems: list[str], told: str
+    persons: list[list[Point]], canvas: list | None, problems: list[str], place: str
 ) -> list[Pose]:
     largest = max((max(p) for person in persons for p in person if p), default=0.0)
     scale = (1.0, 1.0)
     if largest > LARGEST_FRACTION:
         if canvas is None:
             problems.append(
-                f"{told}the points are in pixels, up to {largest:g}, but canvas_width and "
+                f"{place}the points are in pixels, up to {largest:g}, but canvas_width and "
                 "canvas_height are missing: write them beside people, or give fractions from 0 to 1."
             )
             return []

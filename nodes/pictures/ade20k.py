@@ -52,15 +52,15 @@ def class_map(image: Tensor, reading: str) -> Tensor:
 
 def _by_colour(pixels: Tensor) -> Tensor:
     """[B, H, W, 3] of 0..255 → classes [B, H, W]: the nearest colour's, 0 for black."""
-    seen, where = pixels.reshape(-1, 3).unique(dim=0, return_inverse=True)
+    seen, index = pixels.reshape(-1, 3).unique(dim=0, return_inverse=True)
     known = torch.cat([torch.zeros(1, 3, dtype=torch.long), COLOURS])
     distance = (seen[:, None] - known).abs().sum(-1)  # [colours seen, 151]
     nearest, classes = distance.min(dim=1)
-    strange = (nearest > NEAR)[where].float().mean().item()
+    strange = (nearest > NEAR)[index].float().mean().item()
     if strange > STRANGE:
         raise GligenError(
             f"image: {strange:.0%} of its pixels have colours that ADE20K does not use, so it is not a "
             "map in its palette. Make the map with a segmenter for ADE20K, or give class indices as grey "
             "values."
         )
-    return classes[where].reshape(pixels.shape[:-1])
+    return classes[index].reshape(pixels.shape[:-1])

@@ -10,10 +10,12 @@ OWN_LEVELS = ("dpm_fast_function", "dpm_adaptive_function")
 
 
 class Betas:
-    """Of one run. The noise level of a call lies on the device, and to read it makes the device wait until
-    all before is done. So, with a sampler that goes step by step, it is read only where β may change: not
-    as long as the steps that the sampler has reported are well before the first change, and not once β
-    has come to what it stays at.
+    """The β of each model call of one run.
+
+    The noise level of a call lies on the device, and to read it makes the device wait until all before is
+    done. So, with a sampler that goes step by step, it is read only where β may change: not as long as the
+    steps that the sampler has reported are well before the first change, and not once β has come to what it
+    stays at.
 
     sampler: the host's. sigmas: the run's T + 1 noise levels.
     """

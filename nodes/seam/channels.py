@@ -11,7 +11,8 @@ from .tags import Row
 
 
 class Channels:
-    """rows: the numbers of the call's rows that the grounding is for; x: the call's input [B, 4, h, w]."""
+    """What one grounding adds to a model call. numbers: of the call's rows that it is for. rows: all of them.
+    x: the call's input [B, 4, h, w]."""
 
     def __init__(
         self,

@@ -10,34 +10,40 @@ import weakref
 import torch
 from torch import nn
 
-from .parts import Part
+from .grounders import Grounder
 
 _made: "weakref.WeakKeyDictionary[nn.Module, dict]" = weakref.WeakKeyDictionary()
 
 
-def compilation(compiled: nn.Module, kwargs: dict, parts: list[Part] | None) -> nn.Module:
-    """compiled: the host's; kwargs: of torch.compile; parts: what is traced, or None where the grounding
+def compilation(compiled: nn.Module, kwargs: dict, grounders: list[Grounder] | None) -> nn.Module:
+    """compiled: the host's; kwargs: of torch.compile; grounders: what is traced, or None where the grounding
     stays out of the graph. A forward that makes keys runs uncompiled."""
     original = getattr(compiled, "_orig_mod", compiled)
-    if parts is not None and not all(part.layers for part in parts):
+    if grounders is not None and not all(grounder.layers for grounder in grounders):
         return original
     made = _made.setdefault(compiled, {})
-    structure = None if parts is None else tuple(map(_structure, parts))
+    structure = None if grounders is None else tuple(map(_structure, grounders))
     if structure not in made:
         backend = torch._dynamo.lookup_backend(kwargs["backend"])
         # torch tells compilations apart by their backend, and this one is new.
-        own = {**kwargs, "backend": lambda graph, inputs: backend(graph, inputs)}
-        made[structure] = torch.compile(original, **own)
+        renewed = {**kwargs, "backend": lambda graph, inputs: backend(graph, inputs)}
+        made[structure] = torch.compile(original, **renewed)
     return made[structure]
 
 
-def _structure(part: Part) -> tuple:
+def _structure(grounder: Grounder) -> tuple:
     """All that a graph takes for granted."""
     layers = (
         (type(layer), _kind(next(layer.parameters())), *(k is not None and _kind(k) for k in keys))
-        for layer, keys, _ in part.layers.values()
+        for layer, keys, _ in grounder.layers.values()
     )
-    return part.strength, part.count, tuple(part.rows), tuple(part.layers), tuple(layers)
+    return (
+        grounder.strength,
+        grounder.count,
+        tuple(grounder.rows),
+        tuple(grounder.layers),
+        tuple(layers),
+    )
 
 
 def _kind(tensor: torch.Tensor) -> tuple:

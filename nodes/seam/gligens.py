@@ -16,8 +16,7 @@ from ...gligen_ops.files.checkpoint import Checkpoint, build_gligen, read_gligen
 from ...gligen_ops.kinds import kinds_of
 from ...gligen_ops.model import Block, Gligen
 from ...gligen_ops.tokenizers.box import BoxTokenizer
-from .attending import attention_of
-from .operations import Operations
+from .operations import Operations, attention_of
 from .unet import layer_of
 
 Patch = Callable[[Tensor, dict], Tensor]

@@ -1,5 +1,8 @@
-"""What the layers of a GLIGEN are made of: the host's, which cast their weights as they compute."""
+"""What the gated layers compute with: the host's layers, which cast their weights, and its attention."""
 
+from collections.abc import Callable
+
+import comfy.ldm.modules.attention as host_attention
 import comfy.ops
 import torch
 from torch import Tensor
@@ -11,8 +14,11 @@ to be about twice as fast on an AMD processor."""
 
 
 class Operations(comfy.ops.manual_cast):
+    """The host's operations, with a linear layer of its own."""
+
     class Linear(comfy.ops.manual_cast.Linear):
-        """Of visual tokens on a CPU it is a convolution of one pixel, over the image as one row."""
+        """A linear layer. Of visual tokens on a CPU it is a convolution of one pixel, over the image as one
+        row."""
 
         def forward_comfy_cast_weights(self, input: Tensor) -> Tensor:
             on_cpu = input.device.type == "cpu" and input.dtype == torch.float32
@@ -22,3 +28,22 @@ class Operations(comfy.ops.manual_cast):
             out = conv2d(input.mT[:, :, None], weight[..., None, None], bias)[:, :, 0].mT
             comfy.ops.uncast_bias_weight(self, weight, bias, stream)
             return out
+
+
+def attention_of(extra: dict) -> Callable[..., Tensor]:
+    """The host's attention, for a call of a patch. extra: what the host tells the patch."""
+
+    def attention(q, k, v, heads, mask=None):
+        precision = extra["attn_precision"]
+        attend = attention_on(v.device)
+        return attend(q, k, v, heads, mask, attn_precision=precision, transformer_options=extra)
+
+    return attention
+
+
+def attention_on(device: torch.device) -> Callable[..., Tensor]:
+    """The host's choice of attention. Its last resort, which it takes for a CPU, gives way to PyTorch's,
+    which is exact too and faster there."""
+    chosen = host_attention.optimized_attention
+    resort = device.type == "cpu" and chosen is host_attention.attention_sub_quad
+    return host_attention.attention_pytorch if resort else chosen

@@ -7,7 +7,6 @@ Nothing is written into the model but, for a forward of a UNet that the host com
 runs. The wrapper comes with the conditioning (carrier.py), or with the model of a schedule node.
 """
 
-from collections.abc import Callable
 from contextlib import contextmanager
 
 import comfy.hooks
@@ -17,16 +16,18 @@ from torch import Tensor, nn
 
 from . import carrier
 from .betas import Betas
-from .channels import with_changes
+from .channels import Channels, with_changes
 from .entries import is_grounded
-from .fusing import Fusing, Look, fusing_for
+from .fusing import Fusing, fusing_for
+from .grounders import Grounder
+from .record import Record
 from .run import Run, Settings
 from .tags import KEY as TAGS
-from .tags import pictures_of
+from .tags import Tagging, pictures_of
 
 KEY = "gligen"
 SETTINGS = "gligen_settings"
-WATCH = "gligen_watch"
+RECORD = "gligen_record"
 FIRST_BLOCK = ("input", 0)
 
 
@@ -35,9 +36,9 @@ def with_settings(model, settings: Settings):
     return _with_option(model, SETTINGS, settings)
 
 
-def watched(model, begin: Callable[[], Look]):
-    """A clone of the MODEL whose gated layers tell of their attention. begin: called where a run begins."""
-    return _with_option(model, WATCH, lambda: begin())  # the host copies objects, but not functions
+def recorded(model, record: Record):
+    """A clone of the MODEL whose last run is in the record."""
+    return _with_option(model, RECORD, record)
 
 
 def _with_option(model, key: str, value):
@@ -63,10 +64,11 @@ def outer_sample(
     if not run.inpaints and not any(betas.of_step):
         return executor(noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs)
     tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)
-    begin = options.get(WATCH)
-    forward = Forward(
-        run, tagging, betas, begin and begin(), guider.model_options.get(TORCH_COMPILE_KWARGS)
-    )
+    record = options.get(RECORD)
+    if record is not None:
+        record.begin()
+    compiling = guider.model_options.get(TORCH_COMPILE_KWARGS)
+    forward = Forward(run, tagging, betas, record, compiling)
 
     def reported(step, *state):
         betas.report(step)
@@ -96,12 +98,17 @@ class Forward:
     """A wrapper around the forwards of the UNet in one run."""
 
     def __init__(
-        self, run: Run, tagging, betas: Betas, look: Look | None, compile_kwargs: dict | None
+        self,
+        run: Run,
+        tagging: Tagging,
+        betas: Betas,
+        record: Record | None,
+        compile_kwargs: dict | None,
     ):
         self.run, self.tagging, self.betas = run, tagging, betas
         every = run.settings.refresh_every
-        self.fusing = fusing_for(every, look, compile_kwargs, convolves=False)
-        self.convolving = fusing_for(every, look, compile_kwargs, convolves=True)
+        self.fusing = fusing_for(every, record, compile_kwargs, convolves=False)
+        self.convolving = fusing_for(every, record, compile_kwargs, convolves=True)
 
     def __deepcopy__(self, memo) -> "Forward":
         return self  # the host copies its options for each call
@@ -114,13 +121,13 @@ class Forward:
             return executor(x, t, concat, context, control, options, **kwargs)
         call = self.run.call(rows, x, sigma)
         channels = [c for c in call.channels if beta or c.grounding.inpaints]
-        parts = call.parts if beta else []
-        if not parts and not channels:
+        grounders = call.grounders if beta else []
+        if not grounders and not channels:
             return executor(x, t, concat, context, control, options, **kwargs)
         fusing = self.convolving if channels else self.fusing
         patches = dict(options.get("patches", {}))
-        if parts:
-            patch = fusing.patch(parts, beta, x.device)
+        if grounders:
+            patch = fusing.patch(grounders, beta, x.device)
             patches["middle_patch"] = [*patches.get("middle_patch", []), patch]
         options = {**options, "patches": patches}
         if channels:
@@ -129,11 +136,11 @@ class Forward:
             add_wrapper_with_key(
                 WrappersMP.DIFFUSION_MODEL, KEY, first_convolution(channels), options
             )
-        with running(executor.class_obj, fusing, parts):
+        with running(executor.class_obj, fusing, grounders):
             return executor(x, t, concat, context, control, options, **kwargs)
 
 
-def first_convolution(channels: list):
+def first_convolution(channels: list[Channels]):
     """A wrapper around the UNet that puts the GLIGENs' first convolutions in place of its own."""
 
     def diffusion_model(executor, x, timesteps, context, y, control, options, **kwargs):
@@ -151,10 +158,10 @@ def first_convolution(channels: list):
 
 
 @contextmanager
-def running(base: nn.Module, fusing: Fusing, parts: list):
+def running(base: nn.Module, fusing: Fusing, grounders: list[Grounder]):
     """The host's model `base` with the UNet that a patched forward runs."""
     host_unet = base.diffusion_model
-    unet = fusing.unet(host_unet, parts)
+    unet = fusing.unet(host_unet, grounders)
     if unet is host_unet:
         yield
         return

@@ -16,8 +16,8 @@ from ...gligen_ops.schedule import BetaSchedule
 from .channels import Channels
 from .entries import Size, area_of, entries_of
 from .gligens import LoadedGligen
+from .grounders import Grounder
 from .groundings import Grounding, groundings
-from .parts import Part
 from .tags import UNKNOWN, Row, Tagging
 from .unet import check_fit
 
@@ -31,9 +31,12 @@ CUT = (
 
 @dataclass(frozen=True)
 class Settings:
-    """negative: what conds get that ground nothing themselves: "null", as in the paper; "same" as the
-    positive, as in the host's core; or "none", no gated layers at all. refresh_every: how many model calls
-    share what the gated layers add."""
+    """What a schedule node sets.
+
+    negative: what conds get that ground nothing themselves: "null", as in the paper; "same" as the positive,
+    as in the host's core; or "none", no gated layers at all. refresh_every: how many model calls share what
+    the gated layers add.
+    """
 
     betas: BetaSchedule = BetaSchedule()
     negative: str = "null"
@@ -41,7 +44,7 @@ class Settings:
 
 
 class Cond(NamedTuple):
-    """start, end: the noise levels between which it is active, None: no limit."""
+    """A cond of the run. start, end: the noise levels between which it is active, None: no limit."""
 
     positive: bool
     groundings: tuple[Grounding, ...]
@@ -58,13 +61,16 @@ class Cond(NamedTuple):
 class Call(NamedTuple):
     """What model calls with the same rows share."""
 
-    parts: list[Part]
+    grounders: list[Grounder]
     channels: list[Channels]
 
 
 class Run:
-    """guider: the host's, its conds with carriers. size: of the latents; regions: of the whole picture, what
-    each latent shows."""
+    """One sampling run.
+
+    guider: the host's, its conds with carriers. size: of the latents. regions: of the whole picture, what
+    each latent shows.
+    """
 
     def __init__(self, guider, size: Size, regions: list[Box], settings: Settings):
         self.size, self.settings = size, settings
@@ -85,7 +91,7 @@ class Run:
         self._calls: dict[tuple, Call] = {}
         self._nulls: dict[Grounding, Grounding] = {}
         self._lock = Lock()
-        self._is_told = False
+        self._has_warned = False
 
     @property
     def inpaints(self) -> bool:
@@ -118,7 +124,7 @@ class Run:
         key = rows, tuple(active.values()), x.shape, x.dtype, x.device
         with self._lock:  # several GPUs share a run among threads
             if key not in self._calls:
-                self._tell_of_cuts(rows)
+                self._warn_of_cuts(rows)
                 self._calls[key] = self._make(rows, active, x)
             return self._calls[key]
 
@@ -134,7 +140,7 @@ class Run:
         of_rows = [self._groundings_of(row, active) for row in rows]
         size = tuple(x.shape[-2:])
         by_strength = dict.fromkeys((g.gligen, g.strength) for gs in of_rows for g in gs)
-        parts = []
+        grounders = []
         for gligen, strength in by_strength:
             found = {
                 i: g
@@ -142,7 +148,7 @@ class Run:
                 for g in gs
                 if (g.gligen, g.strength) == (gligen, strength)
             }
-            parts.append(Part(gligen, strength, found, rows, size, x.device))
+            grounders.append(Grounder(gligen, strength, found, rows, size, x.device))
         convolving = dict.fromkeys(g for gs in of_rows for g in gs if g.gligen.gligen.first_conv)
         channels = [
             Channels(
@@ -150,18 +156,19 @@ class Run:
             )
             for g in convolving
         ]
-        return Call(parts, channels)
+        return Call(grounders, channels)
 
     def _groundings_of(self, row: Row, active: dict) -> list[Grounding]:
         """A cond of the positive that grounds nothing by a GLIGEN stays as it is; any other gets its null
         grounding, with what lies beside the latent."""
-        positive, own, _, _, _ = self.conds[row.cond] if row.cond != UNKNOWN else UNKNOWN_COND
-        if positive or self.settings.negative == "none":
-            return list(own)
-        rest = [g for gligen, g in active.items() if gligen not in {o.gligen for o in own}]
+        cond = self.conds[row.cond] if row.cond != UNKNOWN else UNKNOWN_COND
+        if cond.positive or self.settings.negative == "none":
+            return list(cond.groundings)
+        grounded_by = {g.gligen for g in cond.groundings}
+        rest = [g for gligen, g in active.items() if gligen not in grounded_by]
         if self.settings.negative == "same":
-            return [*own, *(self._of_positive(g.gligen, row) or g for g in rest)]
-        return [*own, *map(self._null, rest)]
+            return [*cond.groundings, *(self._of_positive(g.gligen, row) or g for g in rest)]
+        return [*cond.groundings, *map(self._null, rest)]
 
     def _null(self, grounding: Grounding) -> Grounding:
         return self._nulls.setdefault(grounding, replace(grounding, entries=()))
@@ -172,10 +179,10 @@ class Run:
         found.sort(key=lambda c: c.area != row.region)
         return next((g for c in found for g in c.groundings if g.gligen is gligen), None)
 
-    def _tell_of_cuts(self, rows: tuple[Row, ...]) -> None:
-        if not self._is_told and any(row.cond != UNKNOWN and row.region is None for row in rows):
+    def _warn_of_cuts(self, rows: tuple[Row, ...]) -> None:
+        if not self._has_warned and any(row.cond != UNKNOWN and row.region is None for row in rows):
             logging.warning(CUT)
-            self._is_told = True
+            self._has_warned = True
 
 
 UNKNOWN_COND = Cond(False, (), WHOLE, None, None)

@@ -38,6 +38,8 @@ class Row(NamedTuple):
 
 
 class Tags(comfy.conds.CONDRegular):
+    """The map of a cond, which the host cuts with its area."""
+
     def process_cond(self, batch_size, area=None, **_):
         """area: height, width, y and x in latent pixels."""
         data = self.cond

@@ -17,9 +17,12 @@ Prepared = tuple[torch.nn.Module, GroundingKeys, tuple[Tensor, Tensor]]
 """A gated layer, its keys of each row, and its gates."""
 
 
-class Part:
-    """groundings: of each row of the call, by number, that this GLIGEN grounds. rows: all of the call's.
-    layers: what is prepared of each block, made where it is first needed."""
+class Grounder:
+    """What one GLIGEN adds to a model call at one strength.
+
+    groundings: of each row of the call, by number, that this GLIGEN grounds. rows: all of the call's.
+    layers: what is prepared of each block, made where it is first needed.
+    """
 
     def __init__(
         self,
