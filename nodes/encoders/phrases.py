@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
 from torch import Tensor
 
 from ...gligen_ops.entities import BoxEntity, PhraseBox, check_boxes
@@ -12,7 +14,7 @@ from ...gligen_ops.tokenizers.box import BoxTokenizer
 from ...gligen_ops.tokenizers.text_image import TextImageTokenizer
 from ..layouts.linked_boxes import short
 from ..seam.conditioning import ground
-from ..seam.entries import by_entity
+from ..seam.entries import Conditioning, by_entity
 from ..seam.gligens import need
 
 BY_WIDTH = {
@@ -29,7 +31,13 @@ CLIP_NAMES = ("l", "g", "h")
 EMBEDDING = re.compile(r"embedding:([^\s():<\[]*)")
 
 
-def ground_boxes(conditioning, gligen, clip, frames: list[list[PhraseBox]], strength: float = 1.0):
+def ground_boxes(
+    conditioning: Conditioning,
+    gligen: ModelPatcher,
+    clip: CLIP,
+    frames: list[list[PhraseBox]],
+    strength: float = 1.0,
+) -> Conditioning:
     """The conditioning with the boxes of each frame added to those it has. Raises GligenError for bad
     boxes, for more boxes than the model has slots, and for a CLIP of another width than the model's."""
     if not any(frames):
@@ -42,7 +50,7 @@ def ground_boxes(conditioning, gligen, clip, frames: list[list[PhraseBox]], stre
     return ground(conditioning, gligen, by_entity(entities), strength)
 
 
-def phrase_features(clip, phrases: Iterable[str], width: int) -> dict[str, Tensor]:
+def phrase_features(clip: CLIP, phrases: Iterable[str], width: int) -> dict[str, Tensor]:
     """CLIP's pooled text output before its projection, [F], of each phrase. width: F, as the GLIGEN
     model was trained. Raises GligenError where clip is none that gives it, and for every phrase of
     which a part would do nothing."""
@@ -55,7 +63,7 @@ def phrase_features(clip, phrases: Iterable[str], width: int) -> dict[str, Tenso
     return {phrase: _feature(clip, phrase, width) for phrase in phrases}
 
 
-def need_clip(clip, width: int) -> None:
+def need_clip(clip: CLIP | None, width: int) -> None:
     if clip is None:
         raise GligenError(
             "clip: nothing came. A checkpoint without a CLIP, or a loader of the diffusion model alone, "
@@ -63,11 +71,11 @@ def need_clip(clip, width: int) -> None:
         )
 
 
-def encoder_name(clip) -> str:
+def encoder_name(clip: CLIP) -> str:
     return type(getattr(clip, "cond_stage_model", clip)).__name__.rstrip("_")
 
 
-def _feature(clip, phrase: str, width: int) -> Tensor:
+def _feature(clip: CLIP, phrase: str, width: int) -> Tensor:
     encoded = clip.encode_from_tokens(clip.tokenize(phrase), return_pooled="unprojected")
     pooled = encoded[1] if isinstance(encoded, tuple) else None
     if pooled is None or not pooled.any():  # the host gives zeros for a CLIP that was left out
@@ -85,7 +93,7 @@ def _feature(clip, phrase: str, width: int) -> Tensor:
     return feature
 
 
-def _problem(clip, phrase: str, width: int) -> str | None:
+def _problem(clip: CLIP, phrase: str, width: int) -> str | None:
     """Which part of a phrase would do nothing, in words for the user; None where all count."""
     missing = [name for name in EMBEDDING.findall(phrase) if not _is_embedding(clip, name, width)]
     if missing:
@@ -108,14 +116,14 @@ def _problem(clip, phrase: str, width: int) -> str | None:
     return None
 
 
-def _is_embedding(clip, name: str, width: int) -> bool:
+def _is_embedding(clip: CLIP, name: str, width: int) -> bool:
     if not name:
         return False
     tokens = [token for stretch in _tokens(clip, f"embedding:{name}") for token, _ in stretch]
     return any(torch.is_tensor(token) and token.shape[-1] == width for token in tokens)
 
 
-def _tokens(clip, text: str) -> list[list[tuple]]:
+def _tokens(clip: CLIP, text: str) -> list[list[tuple]]:
     """The stretches in which CLIP reads a text, of its tokens with their weights. Of several CLIPs that
     one's which has most."""
     tokens = clip.tokenize(text)

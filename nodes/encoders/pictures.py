@@ -2,6 +2,8 @@
 
 import folder_paths
 import torch
+from comfy.clip_vision import Output
+from comfy.sd import CLIP
 from safetensors.torch import load_file
 
 from ...gligen_ops.errors import GligenError
@@ -18,7 +20,9 @@ REMEDIES = (
 )
 
 
-def image_feature(clip_vision_output, clip, projection: str, gligen: LoadedGligen) -> torch.Tensor:
+def image_feature(
+    clip_vision_output: Output, clip: CLIP, projection: str, gligen: LoadedGligen
+) -> torch.Tensor:
     """[F], for a GLIGEN. Raises GligenError where widths do not fit or the projection is
     missing."""
     embedding = clip_vision_output["image_embeds"].float().cpu()
@@ -47,7 +51,7 @@ def image_feature(clip_vision_output, clip, projection: str, gligen: LoadedGlige
     return image_prompt(embedding[0], matrix)
 
 
-def clips_projection(clip) -> torch.Tensor:
+def clips_projection(clip: CLIP) -> torch.Tensor:
     """P_t of the CLIP. Raises GligenError where it has none: the host then leaves an identity there."""
     weight = clip.get_sd().get(WEIGHT)
     if weight is None:

@@ -1,5 +1,6 @@
 """Which β a model call of a run gets."""
 
+from comfy.samplers import Sampler
 from torch import Tensor
 
 from ...gligen_ops.schedule import BetaSchedule, step_of
@@ -20,7 +21,7 @@ class Betas:
     sampler: the host's. sigmas: the run's T + 1 noise levels.
     """
 
-    def __init__(self, schedule: BetaSchedule, sampler, sigmas: Tensor):
+    def __init__(self, schedule: BetaSchedule, sampler: Sampler, sigmas: Tensor):
         self.sigmas = sigmas.tolist()
         self.of_step = schedule.betas(max(1, len(self.sigmas) - 1))
         changes = [i for i in range(1, len(self.of_step)) if self.of_step[i] != self.of_step[i - 1]]
@@ -49,7 +50,7 @@ class Betas:
         return self.by_step and (early or self.step >= self.last_change)
 
 
-def goes_step_by_step(sampler) -> bool:
+def goes_step_by_step(sampler: Sampler) -> bool:
     """Whether it is one of the host's that calls the model from the run's first noise level to its last.
     Others may choose levels of their own, or go back."""
     function = getattr(sampler, "sampler_function", None)

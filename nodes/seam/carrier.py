@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import comfy.controlnet
 import comfy.hooks
 import torch
+from comfy.controlnet import ControlBase
 from torch import Tensor
 
 from ...gligen_ops.entities import WHOLE, Box
@@ -42,7 +43,12 @@ class Carrier(comfy.controlnet.ControlNet):
     memory for a cond that has some, and registers them all the same.
     """
 
-    def __init__(self, entries: tuple = (), previous=None, hint: Tensor | None = None):
+    def __init__(
+        self,
+        entries: tuple = (),
+        previous: ControlBase | None = None,
+        hint: Tensor | None = None,
+    ):
         super().__init__()
         self.entries = tuple(entries)
         self.previous_controlnet = previous
@@ -112,7 +118,7 @@ def _ends(values: Tensor) -> tuple[float, float]:
     return tuple(min(max(round(v * HINT) / HINT, 0.0), 1.0) for v in ends)
 
 
-def chain_of(control) -> Iterator:
+def chain_of(control: ControlBase | None) -> Iterator[ControlBase]:
     while control is not None:
         yield control
         control = control.previous_controlnet
@@ -137,7 +143,7 @@ def take_off(conds: dict[str, list[dict]]) -> None:
     model."""
     bare, known = {}, []
 
-    def rest(control):
+    def rest(control: ControlBase | None) -> ControlBase | None:
         if control is not None and control not in bare:
             previous = rest(control.previous_controlnet)
             if isinstance(control, Carrier):
@@ -155,7 +161,7 @@ def take_off(conds: dict[str, list[dict]]) -> None:
             cond[KEY] = control
 
 
-def _one_of(known: list, control):
+def _one_of(known: list[ControlBase], control: ControlBase) -> ControlBase:
     """One of the known that does what the control does, or the control itself, which is then known."""
     found = next((k for k in known if k is control or _are_alike(k, control)), None)
     if found is None:
@@ -163,7 +169,7 @@ def _one_of(known: list, control):
     return found or control
 
 
-def _are_alike(a, b) -> bool:
+def _are_alike(a: ControlBase, b: ControlBase) -> bool:
     if type(a) is not type(b) or a.previous_controlnet is not b.previous_controlnet:
         return False
     a, b = ({k: v for k, v in vars(c).items() if k not in RUN_ONLY} for c in (a, b))

@@ -1,9 +1,10 @@
 """What one grounding adds to the first convolution of the UNet."""
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...gligen_ops.entities import Entity, Inpainting
 from .groundings import Grounding
@@ -20,7 +21,7 @@ class Channels:
         numbers: list[int],
         rows: tuple[Row, ...],
         x: Tensor,
-        process_latent_in,
+        process_latent_in: Callable[[Tensor], Tensor],
     ):
         self.grounding = grounding
         self.conv = grounding.gligen.gligen.first_conv
@@ -36,14 +37,16 @@ class Channels:
         extra = [made[rows[i]._replace(cond=0)] for i in found]
         self.extra = torch.cat(extra).to(x) if extra else None
 
-    def change(self, x: Tensor, base) -> Tensor:
+    def change(self, x: Tensor, base: nn.Conv2d) -> Tensor:
         """What the grounded rows of the first features get beyond those of the UNet's own convolution."""
         visual = x[self.rows]
         changed = self.conv(visual, self.extra) - base(visual)
         return self.grounding.channels.strength * changed
 
 
-def on_device(entity: Entity, device: torch.device, process_latent_in) -> Entity:
+def on_device(
+    entity: Entity, device: torch.device, process_latent_in: Callable[[Tensor], Tensor]
+) -> Entity:
     """An entity with its tensors where the run is; a picture that is painted into is scaled as
     latents are."""
     if isinstance(entity, Inpainting):
@@ -53,7 +56,7 @@ def on_device(entity: Entity, device: torch.device, process_latent_in) -> Entity
     return replace(entity, **moved)
 
 
-def with_changes(h: Tensor, x: Tensor, base, channels: list[Channels]) -> Tensor:
+def with_changes(h: Tensor, x: Tensor, base: nn.Conv2d, channels: list[Channels]) -> Tensor:
     """h: the output [B, C, h, w] of the UNet's own first convolution `base`, and of what a ControlNet adds
     to it, for x [B, 4, h, w]. Returns h with the GLIGENs' convolutions, which see their extra channels too,
     in place of base."""

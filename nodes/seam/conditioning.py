@@ -2,16 +2,16 @@
 
 from ...gligen_ops.entities import Entity
 from .carrier import KEY, Carrier
-from .entries import Entry
+from .entries import Conditioning, Entry
 from .gligens import LoadedGligen
 
 
 def ground(
-    conditioning: list,
+    conditioning: Conditioning,
     gligen: LoadedGligen,
     frames_of_entities: list[tuple[Entity | None, ...]],
     strength: float = 1.0,
-) -> list:
+) -> Conditioning:
     """The conditioning with more entities of a GLIGEN, each given frame by frame. Raises GligenError where
     they are more than the model has slots for."""
     new = [Entry(gligen, tuple(frames), strength) for frames in frames_of_entities]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from comfy.samplers import add_area_dims, resolve_areas_and_cond_masks_multidim
+from torch import Tensor
 
 from ...gligen_ops.entities import WHOLE, Box, Entity
 from ...gligen_ops.errors import GligenError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 """Height and width of a latent."""
+Conditioning = list[tuple[Tensor, dict]]
+"""The host's CONDITIONING."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +95,7 @@ def area_of(cond: dict, size: Size) -> Box:
     return Box(x / w, y / h, min(x + width, w) / w, min(y + height, h) / h)
 
 
-def entities_in(conditioning, size: Size, picture: int) -> Iterator[Entity]:
+def entities_in(conditioning: Conditioning, size: Size, picture: int) -> Iterator[Entity]:
     """The entities that a CONDITIONING grounds in a picture whose latent has this size, placed in it."""
     for _, cond in conditioning:
         area = area_of(cond, size)
@@ -102,6 +105,6 @@ def entities_in(conditioning, size: Size, picture: int) -> Iterator[Entity]:
                 yield entity.placed_in(area) if entity.of_area else entity
 
 
-def frame_count(conditioning, size: Size) -> int:
+def frame_count(conditioning: Conditioning, size: Size) -> int:
     entries = [e for _, cond in conditioning for e in entries_of(cond, size)]
     return max((len(e.frames) for e in entries), default=1)

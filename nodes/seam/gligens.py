@@ -8,6 +8,7 @@ import comfy.gligen
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...gligen_ops.entities import Box, BoxEntity, Entity
@@ -97,7 +98,7 @@ class LoadedGligen(nn.Module):
                 f"conditioning carries {count}. Remove {count - slots}."
             )
 
-    def tokens(self, entities: list[Entity], device) -> torch.Tensor:
+    def tokens(self, entities: list[Entity], device: torch.device) -> torch.Tensor:
         """Grounding tokens [1, G, D] in float32; without entities those of the null grounding."""
         tokenizer = self.gligen.position_net
         inputs = tokenizer.inputs(entities)
@@ -135,7 +136,7 @@ def _with_weights(gligen: Gligen, state: dict, name: str, source: str, path: str
     return LoadedGligen(gligen.eval().requires_grad_(False), name, source, path)
 
 
-def need(patcher, *tokenizers: type[nn.Module]) -> LoadedGligen:
+def need(patcher: ModelPatcher, *tokenizers: type[nn.Module]) -> LoadedGligen:
     """The GLIGEN of a GLIGEN input, where it has one of these tokenizers; else a GligenError that says
     which kind it is."""
     loaded = adopted(patcher)
@@ -148,7 +149,7 @@ def need(patcher, *tokenizers: type[nn.Module]) -> LoadedGligen:
     return loaded
 
 
-def adopted(patcher) -> LoadedGligen:
+def adopted(patcher: ModelPatcher) -> LoadedGligen:
     """The GLIGEN itself where this pack loaded it, or one with the same weights where the host's
     `GLIGENLoader` did."""
     model = getattr(patcher, "model", None)

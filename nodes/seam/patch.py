@@ -10,6 +10,7 @@ runs. The wrapper comes with the conditioning (carrier.py), or with the model of
 from contextlib import contextmanager
 
 import comfy.hooks
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor, nn
@@ -31,17 +32,17 @@ RECORD = "gligen_record"
 FIRST_BLOCK = ("input", 0)
 
 
-def with_settings(model, settings: Settings):
+def with_settings(model: ModelPatcher, settings: Settings) -> ModelPatcher:
     """A clone of the MODEL whose runs ground with these settings."""
     return _with_option(model, SETTINGS, settings)
 
 
-def recorded(model, record: Record):
+def recorded(model: ModelPatcher, record: Record) -> ModelPatcher:
     """A clone of the MODEL whose last run is in the record."""
     return _with_option(model, RECORD, record)
 
 
-def _with_option(model, key: str, value):
+def _with_option(model: ModelPatcher, key: str, value: Settings | Record) -> ModelPatcher:
     model = model.clone()
     model.model_options["transformer_options"][key] = value
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
@@ -82,7 +83,7 @@ def outer_sample(
         options["wrappers"][WrappersMP.APPLY_MODEL].pop(KEY, None)
 
 
-def brings_no_wrapper(_hook, model, *_) -> bool:
+def brings_no_wrapper(_hook, model: ModelPatcher, *_) -> bool:
     """Whether the model has no wrapper of a run itself."""
     return KEY not in model.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
 

@@ -8,7 +8,7 @@ from threading import Lock
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from comfy.samplers import calculate_start_end_timesteps
+from comfy.samplers import CFGGuider, calculate_start_end_timesteps
 from torch import Tensor
 
 from ...gligen_ops.entities import WHOLE, Box
@@ -72,7 +72,7 @@ class Run:
     each latent shows.
     """
 
-    def __init__(self, guider, size: Size, regions: list[Box], settings: Settings):
+    def __init__(self, guider: CFGGuider, size: Size, regions: list[Box], settings: Settings):
         self.size, self.settings = size, settings
         self.process_latent_in = guider.model_patcher.model.process_latent_in
         sampling = guider.model_patcher.get_model_object("model_sampling")
@@ -105,7 +105,7 @@ class Run:
         ]
         return max((len(e.frames) for e in entries), default=1)
 
-    def tag(self, guider, pictures: list[int], regions: list[Box]) -> Tagging:
+    def tag(self, guider: CFGGuider, pictures: list[int], regions: list[Box]) -> Tagging:
         """Put tags on the conds of the guider, and the GLIGENs among what the host loads for them."""
         tagging = Tagging(self.size, pictures, regions)
         conds = [cond for conds in guider.conds.values() for cond in conds]

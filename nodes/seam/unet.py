@@ -1,13 +1,21 @@
 """Whether a GLIGEN was trained for the host's UNet, and which of its layers belongs to a block."""
 
+from typing import TYPE_CHECKING
+
+from comfy.model_patcher import ModelPatcher
+
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.layers.first_conv import LATENT
+from ...gligen_ops.layers.gated_self_attention import GatedLayer
 from ...gligen_ops.model import Block, blocks_of
+
+if TYPE_CHECKING:
+    from .gligens import LoadedGligen
 
 LOAD_ANOTHER = "Load the GLIGEN file that was trained for this base model."
 
 
-def layer_of(gligen, extra: dict, width: int):
+def layer_of(gligen: "LoadedGligen", extra: dict, width: int) -> GatedLayer:
     """The gated layer for the block of the UNet, of this width, that a patch was called in. Raises
     GligenError where the GLIGEN has none."""
     number = ("transformer", extra["transformer_index"]) if gligen.by_order else extra["block"]
@@ -21,7 +29,7 @@ def layer_of(gligen, extra: dict, width: int):
     return gligen.gligen.layer(block)
 
 
-def check_fit(model, gligen) -> None:
+def check_fit(model: ModelPatcher, gligen: "LoadedGligen") -> None:
     """Raises GligenError, naming both, where the GLIGEN was not trained for this UNet's shape."""
     unet = model.model.diffusion_model
     base = type(model.model.model_config).__name__
