@@ -1,7 +1,7 @@
 """How many faults the tests notice: `python3 dev.py mutate`.
 
-Faults of cosmic-ray's operators are put into copies of the repository, one at a time, and the tests are run
-there. Which faults is decided by a seed: places in the code first, then one of the faults that are possible in
+Faults of cosmic-ray's operators are put into copies of the repository, one at a time, and the tests run
+there. A seed decides which: places in the code first, then one of the faults that are possible in
 each, so that a place with many of them counts once.
 """
 
