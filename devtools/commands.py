@@ -121,6 +121,10 @@ def measure_demo(args):
     return run_module(set_up(dev=True), "measuring.measure", *args.rest)
 
 
+def mutate(args):
+    return run_python(set_up(dev=True), "-m", "devtools.mutate", *args.rest, OMP_NUM_THREADS="1")
+
+
 def bench(args):
     return run_python(set_up(dev=True), "-m", "benchmark", *args.rest, **KEEPING_MEMORY)
 
@@ -204,6 +208,9 @@ def parse_args(argv):
         "handed on to measuring/measure.py",
     )
 
+    command(
+        "mutate", mutate, "see how many faults the tests notice", "--count N --seed N --files ..."
+    )
     command("bench", bench, "time grounding against what it is built on", "handed on to benchmark/")
 
     if argv[:1] and argv[0] in passing and argv[1:] not in (["-h"], ["--help"]):

@@ -1,0 +1,179 @@
+"""How many faults the tests notice: `python3 dev.py mutate`.
+
+Faults of cosmic-ray's operators are put into copies of the repository, one at a time, and the tests run
+there. A seed decides which: places in the code first, then one of the faults that are possible in
+each, so that a place with many of them counts once.
+"""
+
+import argparse
+import difflib
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from .console import DevError
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("gligen_ops/**/*.py", "nodes/seam/*.py")
+LEFT_OUT = ("gligen_ops/learning/*",)
+HOST_TESTS = (
+    *("grounding", "strengths", "places", "kept", "inpaint", "operations", "new_kind", "phrases"),
+    *("other_packs", "speed", "features", "architectures", "runs", "compiled", "groundings"),
+)
+"""Those of the tests with the host that a fault in what all nodes share shows in, the quick ones first."""
+PATIENCE = 900  # seconds: a fault that makes the tests hang is noticed too
+COPIED = shutil.ignore_patterns(".git", "__pycache__", "output", "weights", "*.webp", "docs")
+ANNOTATIONS = ("annassign", "tfpdef", "param", "funcdef")
+
+
+class Fault(NamedTuple):
+    file: str
+    line: int
+    operator: str
+    occurrence: int
+
+
+class Result(NamedTuple):
+    fault: Fault | None
+    end: str  # "caught", "hung" or "survived"
+    diff: str
+
+
+def faults_in(root: Path, patterns: Sequence[str]) -> dict[tuple, list[Fault]]:
+    """All that the operators can do, by file and place."""
+    from cosmic_ray.ast import ast_nodes, get_ast_from_path
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    operators = {name: get_operator(name) for name in operator_names()}
+    operators = {name: make() for name, make in operators.items() if not make.arguments()}
+    found = defaultdict(list)
+    for file in sorted(set().union(*(root.glob(pattern) for pattern in patterns))):
+        if any(file.relative_to(root).match(pattern) for pattern in LEFT_OUT):
+            continue
+        tree = get_ast_from_path(file)
+        for name, operator in operators.items():
+            places = ((n, p) for n in ast_nodes(tree) for p in operator.mutation_positions(n))
+            for occurrence, (node, (start, end)) in enumerate(places):
+                if not is_annotation(node):
+                    fault = Fault(str(file.relative_to(root)), start[0], name, occurrence)
+                    found[file, start, end].append(fault)
+    return found
+
+
+def is_annotation(node) -> bool:
+    """Whether a syntax node of parso's is of a type, which runs only where somebody asks."""
+    while node.parent is not None:
+        parent = node.parent
+        if parent.type in ANNOTATIONS and node is getattr(parent, "annotation", None):
+            return True
+        if parent.type == "annassign" and node is parent.children[1]:
+            return True
+        node = parent
+    return False
+
+
+def tests_for(fault: Fault | None, root: Path) -> list[str]:
+    """Test files, those that name the module with the fault first."""
+    tests = [root / "tests" / f"test_{name}.py" for name in HOST_TESTS]
+    if fault is None or fault.file.startswith("gligen_ops"):
+        tests = [*sorted((root / "tests" / "ops").glob("test_*.py")), *tests]
+    module = Path(fault.file).stem if fault else ""
+    tests = [file for file in tests if file.is_file()]
+    return [str(t) for t in sorted(tests, key=lambda t: module not in t.read_text("utf-8"))]
+
+
+def put_in(fault: Fault, root: Path) -> str:
+    """Write the fault into the tree; what it changes."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    file = root / fault.file
+    before = file.read_text("utf-8")
+    after = mutate_code(before, get_operator(fault.operator)(), fault.occurrence)
+    file.write_text(after, "utf-8")
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    return "\n".join(list(lines)[3:])
+
+
+def run_tests(tests: Sequence[str], root: Path) -> str:
+    """In a process that has the host and PyTorch already, as their import takes longer than most tests."""
+    child = os.fork()
+    if not child:
+        os.chdir(root)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        import pytest
+
+        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]) != 0))
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return "caught" if status else "survived"
+        time.sleep(0.1)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return "hung"
+
+
+def tried(fault: Fault | None) -> Result:
+    """None: the tree as it is."""
+    with tempfile.TemporaryDirectory(prefix="gligen-mutate-") as folder:
+        copy = Path(folder) / "pack"
+        shutil.copytree(ROOT, copy, ignore=COPIED)
+        (copy / "demo" / "weights").symlink_to(ROOT / "demo" / "weights")
+        diff = put_in(fault, copy) if fault else ""
+        return Result(fault, run_tests(tests_for(fault, copy), copy), diff)
+
+
+def warm_up() -> None:
+    """Import what takes long, but none of the pack's own."""
+    path = os.environ["COMFYUI_PATH"]
+    sys.path.insert(0, path)
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    from comfy.cli_args import args
+
+    args.cpu = True
+    import comfy.samplers  # noqa: F401
+    import diffusers  # noqa: F401
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="dev.py mutate", description=__doc__.split("\n")[0])
+    parser.add_argument("--count", type=int, default=100, help="of faults (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses them (%(default)s)")
+    parser.add_argument("--files", nargs="+", default=FILES, metavar="PATTERN", help="where")
+    arguments = parser.parse_args(argv)
+    places = list(faults_in(ROOT, arguments.files).values())
+    chance = random.Random(arguments.seed)
+    chosen = chance.sample(places, min(arguments.count, len(places)))
+    faults = [chance.choice(possible) for possible in chosen]
+    warm_up()
+    results = []
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        asked = pool.imap_unordered(tried, [None, *faults])
+        for result in tqdm(asked, total=len(faults) + 1, mininterval=5):
+            if result.fault is None and result.end != "survived":
+                raise DevError("The tests fail without a fault too: `python3 dev.py test` first.")
+            results.append(result)
+            if result.fault and result.end == "survived":
+                tqdm.write(f"\n{result.fault.file}:{result.fault.line}\n{result.diff}")
+    ends = Counter(result.end for result in results if result.fault)
+    print(f"{len(places)} places; {len(faults)} faults: {dict(ends)}")
+    print(f"noticed: {1 - ends['survived'] / max(1, len(faults)):.0%}")
+
+
+if __name__ == "__main__":
+    main()
