@@ -21,8 +21,6 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from .console import DevError
-
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("gligen_ops/**/*.py", "nodes/seam/*.py")
 LEFT_OUT = ("gligen_ops/learning/*",)
@@ -32,7 +30,7 @@ HOST_TESTS = (
 )
 """Those of the tests with the host that a fault in what all nodes share shows in, the quick ones first."""
 PATIENCE = 900  # seconds: a fault that makes the tests hang is noticed too
-COPIED = shutil.ignore_patterns(".git", "__pycache__", "output", "weights", "*.webp", "docs")
+LEFT_BEHIND = shutil.ignore_patterns(".git", "__pycache__", "output", "run")
 ANNOTATIONS = ("annassign", "tfpdef", "param", "funcdef")
 
 
@@ -130,8 +128,7 @@ def tried(fault: Fault | None) -> Result:
     """None: the tree as it is."""
     with tempfile.TemporaryDirectory(prefix="gligen-mutate-") as folder:
         copy = Path(folder) / "pack"
-        shutil.copytree(ROOT, copy, ignore=COPIED)
-        (copy / "demo" / "weights").symlink_to(ROOT / "demo" / "weights")
+        shutil.copytree(ROOT, copy, ignore=LEFT_BEHIND)
         diff = put_in(fault, copy) if fault else ""
         return Result(fault, run_tests(tests_for(fault, copy), copy), diff)
 
@@ -156,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="chooses them (%(default)s)")
     parser.add_argument("--files", nargs="+", default=FILES, metavar="PATTERN", help="where")
     arguments = parser.parse_args(argv)
+    if not hasattr(os, "fork"):
+        sys.exit("error: this needs a system that can fork a process, such as Linux or macOS.")
     places = list(faults_in(ROOT, arguments.files).values())
     chance = random.Random(arguments.seed)
     chosen = chance.sample(places, min(arguments.count, len(places)))
@@ -166,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         asked = pool.imap_unordered(tried, [None, *faults])
         for result in tqdm(asked, total=len(faults) + 1, mininterval=5):
             if result.fault is None and result.end != "survived":
-                raise DevError("The tests fail without a fault too: `python3 dev.py test` first.")
+                sys.exit("error: the tests fail without a fault too: run `python3 dev.py test`.")
             results.append(result)
             if result.fault and result.end == "survived":
                 tqdm.write(f"\n{result.fault.file}:{result.fault.line}\n{result.diff}")
