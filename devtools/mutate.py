@@ -25,7 +25,17 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = ("gligen_ops/**/*.py", "nodes/seam/*.py")
 LEFT_OUT = ("gligen_ops/learning/*",)
 HOST_TESTS = (
-    *("grounding", "strengths", "places", "kept", "inpaint", "operations", "new_kind", "phrases"),
+    *(
+        "carrier",
+        "grounding",
+        "strengths",
+        "places",
+        "kept",
+        "inpaint",
+        "operations",
+        "new_kind",
+        "phrases",
+    ),
     *("other_packs", "speed", "features", "architectures", "runs", "compiled", "groundings"),
 )
 """Those of the tests with the host that a fault in what all nodes share shows in, the quick ones first."""

@@ -113,7 +113,7 @@ def _ends(values: Tensor) -> tuple[float, float]:
     place = torch.arange(len(values)) - (len(values) - 1) / 2
     centred = values - values.mean()
     slope = (centred * place).sum() / (place * place).sum().clamp(min=1)
-    reach = slope * len(values) / 2
+    reach = (slope * len(values) / 2).clamp(min=0.5 / HINT)
     ends = (values.mean() - reach).item(), (values.mean() + reach).item()
     return tuple(min(max(round(v * HINT) / HINT, 0.0), 1.0) for v in ends)
 

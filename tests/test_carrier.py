@@ -1,0 +1,39 @@
+"""How grounding knows which part of a picture it is for: its carrier's hint is cut as any ControlNet's is."""
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+
+@pytest.fixture(scope="module")
+def carrier(pack):
+    from gligen_pack.nodes.seam import carrier
+
+    return carrier
+
+
+@pytest.mark.parametrize("mode", ["nearest-exact", "bilinear", "area"])
+@pytest.mark.parametrize("size", [(4, 6), (9, 16), (64, 64), (512, 700)])
+def test_a_carrier_knows_its_region_by_a_hint_that_was_cut_and_resized(carrier, size, mode):
+    whole = carrier.coordinates()
+    piece = interpolate(whole[..., 64:320, 128:512], size, mode=mode)
+    (region,) = carrier.Carrier(hint=piece).regions()
+    expected = (128 / 512, 64 / 512, 1.0, 320 / 512)
+    ends = region.x0, region.y0, region.x1, region.y1
+    assert ends == pytest.approx(expected, abs=1e-2 if min(size) < 64 else 1 / 512)
+
+
+def test_a_hint_of_several_tiles_tells_the_region_of_each(carrier):
+    whole = carrier.coordinates()
+    tiles = [whole[..., :256, :256], whole[..., 256:, :256], whole[..., 128:384, 256:]]
+    regions = carrier.Carrier(hint=torch.cat(tiles)).regions()
+    assert [(r.x0, r.y0, r.x1, r.y1) for r in regions] == [
+        (0, 0, 0.5, 0.5),
+        (0, 0.5, 0.5, 1),
+        (0.5, 0.25, 1, 0.75),
+    ]
+
+
+def test_a_hint_of_one_pixel_breaks_nothing(carrier):
+    (region,) = carrier.Carrier(hint=carrier.coordinates()[..., 200:201, 100:101]).regions()
+    assert region.x0 <= 100.5 / 512 <= region.x1
