@@ -367,6 +367,8 @@ OTHERS = (
     "| TiledDiffusion a155b1b, MultiDiffusion | works with a note | each tile gets its part of the "
     "layout; the prompt is that of the whole in every tile, so that a thing may come again in an empty "
     "one |",
+    "| Ultimate SD Upscale 34a3c2c | works with a note | as TiledDiffusion; with a schedule node at tau 1 "
+    "and without one the picture is the same, bit by bit |",
 )
 
 
