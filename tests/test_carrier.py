@@ -37,3 +37,17 @@ def test_a_hint_of_several_tiles_tells_the_region_of_each(carrier):
 def test_a_hint_of_one_pixel_breaks_nothing(carrier):
     (region,) = carrier.Carrier(hint=carrier.coordinates()[..., 200:201, 100:101]).regions()
     assert region.x0 <= 100.5 / 512 <= region.x1
+
+
+def test_entries_come_in_the_order_in_which_they_were_put_in(rig, carrier):
+    from comfy.controlnet import ControlNet
+    from gligen_pack.nodes.seam.entries import entries_of
+
+    first = rig.text_box("a cat", 0.1, 0.1, 0.3, 0.3)
+    between = [[text, {**cond, "control": ControlNet()}] for text, cond in first]
+    between[0][1]["control"].set_previous_controlnet(first[0][1]["control"])
+    second = rig.text_box("a dog", 0.5, 0.5, 0.3, 0.3, to=between)
+    third = rig.text_box("a fox", 0.6, 0.1, 0.3, 0.3, to=second)
+    (_, cond) = third[0]
+    assert len(carrier.carriers_of(cond)) == 2
+    assert [e.at(0).phrase for e in entries_of(cond, (8, 8))] == ["a cat", "a dog", "a fox"]
