@@ -11,7 +11,6 @@ from ..kinds import DOWNSAMPLER, FIRST_CONV, TOKENIZER
 from ..model import Gligen
 from ..tokenizers import convnext
 
-BACKBONE = f"{TOKENIZER}convnext_tiny_backbone."
 WRAPPERS = re.compile(r"((state_dict|model|diffusion_model|unet|module)\.)*")
 DIFFUSERS_BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.attentions\.(\d+)\.")
 
@@ -41,19 +40,13 @@ def _authors_block(place: re.Match) -> str:
 def gligen_names(gligen: Gligen, names: list[str]) -> dict[str, str]:
     """What `gligen.state_dict()` calls the tensors of these authors' names."""
     prefixes = _prefixes(gligen)
-    return {
-        name: convnext.host_name(name) if name.startswith(BACKBONE) else _moved(name, prefixes)
-        for name in names
-    }
+    return {name: convnext.host_name(_moved(name, prefixes)) for name in names}
 
 
 def authors_names(gligen: Gligen, names: list[str]) -> dict[str, str]:
     """What the authors call the tensors of these names in `gligen.state_dict()`."""
     prefixes = {gligens: authors for authors, gligens in _prefixes(gligen).items()}
-    return {
-        name: convnext.authors_name(name) if name.startswith(BACKBONE) else _moved(name, prefixes)
-        for name in names
-    }
+    return {name: convnext.authors_name(_moved(name, prefixes)) for name in names}
 
 
 def _prefixes(gligen: Gligen) -> dict[str, str]:
