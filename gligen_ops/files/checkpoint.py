@@ -19,7 +19,7 @@ from ..errors import GligenError
 from ..kinds import FIRST_CONV, TOKENIZER, Kind, kind_of
 from ..layers.first_conv import LATENT
 from ..model import FUSERS, Block, Gligen
-from ..shapes import Shapes, Sizes
+from ..shapes import Shapes, Sizes, fits
 from .names import authors_name_in_file, authors_names, gligen_names
 from .tensor_files import Contents, Stored, contents_of, read_tensors
 
@@ -78,8 +78,8 @@ def read_gligen(path: str | PathLike) -> Checkpoint:
             f"{path.name} contains no gated layers (fuser), so it is not a GLIGEN model: choose "
             "one, such as gligen_sd14_textbox_pruned.safetensors."
         )
-    first_conv = tensors.get(f"{FIRST_CONV}weight")
-    if first_conv is not None and first_conv.ndim == 4 and first_conv.shape[1] == LATENT:
+    first_conv = _shapes_of(tensors).get(f"{FIRST_CONV}weight", ())
+    if fits(first_conv, ("width", LATENT, 3, 3)):
         tensors = {name: t for name, t in tensors.items() if not name.startswith(FIRST_CONV)}
     metadata = said[0].metadata
     hints = [metadata.get(f"gligen_{what}", "") for what in ("kind", "fuser")]
@@ -115,9 +115,7 @@ def build_gligen(checkpoint: Checkpoint, operations=nn) -> Gligen:
     with torch.device("meta"):
         plain = model(nn)
         gligen = model(operations).to(next(iter(tensors.values())).dtype)
-    weights = plain.state_dict()
-    authors = authors_names(plain, list(weights))
-    _check(sizes, {authors[own]: tuple(w.shape) for own, w in weights.items()}, name, kind)
+    _check(sizes, _shapes_of(tensors_of(plain)), name, kind)
     grounding_tokens = len(gligen.position_net.slot_of_token)
     if fuser == "gatedSA2" and math.isqrt(grounding_tokens) ** 2 != grounding_tokens:
         raise GligenError(
@@ -129,15 +127,13 @@ def build_gligen(checkpoint: Checkpoint, operations=nn) -> Gligen:
 
 def state_dict_of(gligen: Gligen, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the authors' names by the names that `gligen.load_state_dict` wants."""
-    names = gligen_names(gligen, list(tensors))
-    return {names[name]: tensor for name, tensor in tensors.items()}
+    return dict(zip(gligen_names(gligen, tensors), tensors.values(), strict=True))
 
 
 def tensors_of(gligen: Gligen) -> dict[str, Tensor]:
     """The weights of a model by the authors' names."""
     state = gligen.state_dict()
-    authors = authors_names(gligen, list(state))
-    return {authors[name]: tensor for name, tensor in state.items()}
+    return dict(zip(authors_names(gligen, state), state.values(), strict=True))
 
 
 def save_gligen(checkpoint: Checkpoint, file: str | PathLike) -> None:

@@ -20,6 +20,7 @@ from .tokenizer import Tokenizer
 SLOTS = 30
 POSITION = fourier_width(4)
 SIGNATURE = {"position_net.null_positive_feature": None}
+INPAINTING = SIGNATURE | first_conv_with(KnownRegion.channels)
 
 
 def box_inputs(boxes: list[Box]) -> tuple[Tensor, Tensor]:
@@ -34,12 +35,7 @@ class BoxTokenizer(Tokenizer):
 
     kinds = (
         Kind("text box", OFFICIAL + "generation-text-box", SIGNATURE),
-        Kind(
-            "text box inpainting",
-            OFFICIAL + "inpainting-text-box",
-            SIGNATURE | first_conv_with(KnownRegion.channels),
-            KnownRegion,
-        ),
+        Kind("text box inpainting", OFFICIAL + "inpainting-text-box", INPAINTING, KnownRegion),
     )
     sizes = {"null_positive_feature": ("text_width",)} | mlp_sizes("linears")
     slots = SLOTS

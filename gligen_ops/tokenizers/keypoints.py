@@ -21,17 +21,14 @@ from .tokenizer import Tokenizer
 PERSONS = 8
 POINTS = 17
 POSITION = fourier_width(2)
+SIGNATURE = {"position_net.person_embeddings": None}
 
 
 class KeypointTokenizer(Tokenizer):
     """token_width: D of the grounding tokens, and of the embeddings (768 on SD 1.x); hidden:
     of the MLP."""
 
-    kinds = (
-        Kind(
-            "keypoints", OFFICIAL + "generation-keypoint", {"position_net.person_embeddings": None}
-        ),
-    )
+    kinds = (Kind("keypoints", OFFICIAL + "generation-keypoint", SIGNATURE),)
     sizes = mlp_sizes("linears")
     slots = PERSONS
     slot_of_token = [person for person in range(PERSONS) for _ in range(POINTS)]

@@ -29,6 +29,9 @@ STRIDE = 32  # of ConvNeXt: pixels a feature, in each direction
 TOKENS = 14 * 14
 CLASSES = 152
 SIGNATURE = {"position_net.pos_embedding": None}
+EDGES = SIGNATURE | first_conv_with(Edges.channels)
+GREY, COLOURED = (SIGNATURE | downsampler_of(inputs) for inputs in (1, 3))
+ONE_HOT = {"position_net.in_conv.weight": None}
 
 
 def maps(inputs: int, hidden: int = 4, mode: str = "bicubic") -> Callable[..., Downsampler]:
@@ -41,15 +44,10 @@ class MapTokenizer(Tokenizer):
     hidden: of the MLP."""
 
     kinds = (
-        Kind(
-            "hed map",
-            OFFICIAL + "generation-hed",
-            SIGNATURE | first_conv_with(Edges.channels),
-            Edges,
-        ),
-        Kind("canny map", OFFICIAL + "generation-canny", SIGNATURE | downsampler_of(1), maps(1)),
-        Kind("depth map", OFFICIAL + "generation-depth", SIGNATURE | downsampler_of(1), maps(1)),
-        Kind("normal map", OFFICIAL + "generation-normal", SIGNATURE | downsampler_of(3), maps(3)),
+        Kind("hed map", OFFICIAL + "generation-hed", EDGES, Edges),
+        Kind("canny map", OFFICIAL + "generation-canny", GREY, maps(1)),
+        Kind("depth map", OFFICIAL + "generation-depth", GREY, maps(1)),
+        Kind("normal map", OFFICIAL + "generation-normal", COLOURED, maps(3)),
     )
     sizes = {"pos_embedding": (1, "tokens", "feature_width")} | mlp_sizes("linears")
     slots = 1
@@ -105,24 +103,12 @@ class SemanticMapTokenizer(MapTokenizer):
     """Of one-hot maps [B, 152, H, W] of the classes of ADE20K, which a convolution makes pixels of."""
 
     kinds = (
-        Kind(
-            "semantic map",
-            OFFICIAL + "generation-sem",
-            {"position_net.in_conv.weight": None},
-            maps(CLASSES, 16, "nearest"),
-        ),
+        Kind("semantic map", OFFICIAL + "generation-sem", ONE_HOT, maps(CLASSES, 16, "nearest")),
     )
     channels = CLASSES
 
-    def __init__(
-        self,
-        feature_width: int,
-        token_width: int,
-        tokens: int = TOKENS,
-        operations=nn,
-        hidden: int = HIDDEN,
-    ):
-        super().__init__(feature_width, token_width, tokens, operations, hidden)
+    def __init__(self, *sizes: int, operations=nn, **more_sizes: int):
+        super().__init__(*sizes, operations=operations, **more_sizes)
         self.in_conv = operations.Conv2d(CLASSES, 3, 3, padding=1)
 
     def pixels(self, maps: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from .slots import filled, or_null
 from .tokenizer import Tokenizer
 
 SIGNATURE = {"position_net.null_image_feature": None}
+INPAINTING = SIGNATURE | first_conv_with(KnownRegion.channels)
 
 
 class TextImageTokenizer(Tokenizer):
@@ -32,7 +33,7 @@ class TextImageTokenizer(Tokenizer):
         Kind(
             "text and image box inpainting",
             OFFICIAL + "inpainting-text-image-box",
-            SIGNATURE | first_conv_with(KnownRegion.channels),
+            INPAINTING,
             KnownRegion,
         ),
     )
