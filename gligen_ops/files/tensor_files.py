@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import GligenError
-from .pickles import Unpickler, View
+from .pickles import Storage, Unpickler, View
 
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -138,11 +138,8 @@ def _of_safetensors(file: BinaryIO) -> Contents:
 def _of_zip(file: BinaryIO) -> Contents:
     root, records = _records(file)
     pickled = io.BytesIO(_content(file, records[f"{root}data.pkl"]))
-    unpickler = Unpickler(pickled)
-    saved = unpickler.load()
-    pickled.seek(0)
-    strings = _strings(pickled)
-    places = {key: _place(file, records[f"{root}data/{key}"]) for key in unpickler.storages}
+    saved, storages, strings = _unpickled(pickled)
+    places = {key: _place(file, records[f"{root}data/{key}"]) for key in storages}
     return Contents(_stored(saved, places, file.seek(0, io.SEEK_END)), strings=strings)
 
 
@@ -181,22 +178,23 @@ def _of_legacy(file: BinaryIO) -> Contents:
         raise GligenError("is a pickle, but not one of PyTorch: download the model's own file.")
     for _ in ("protocol", "system"):
         Unpickler(file).load()
-    start = file.tell()
-    unpickler = Unpickler(file)
-    saved = unpickler.load()
-    file.seek(start)
-    strings = _strings(file)
+    saved, storages, strings = _unpickled(file)
     places = {}
     for key in Unpickler(file).load():
-        size = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
+        size = int.from_bytes(file.read(8), "little") * storages[key].dtype.itemsize
         places[key] = (file.tell(), size)
         file.seek(size, io.SEEK_CUR)
     return Contents(_stored(saved, places, file.seek(0, io.SEEK_END)), strings=strings)
 
 
-def _strings(file: BinaryIO) -> list[str]:
-    """Those in the pickle at the file's place, in order, with none of it run."""
-    return [*dict.fromkeys(arg for _, arg, _ in pickletools.genops(file) if isinstance(arg, str))]
+def _unpickled(file: BinaryIO) -> tuple[object, dict[str, Storage], list[str]]:
+    """What was saved in the pickle at the file's place, its storages, and the texts in it, in order."""
+    start = file.tell()
+    unpickler = Unpickler(file)
+    saved = unpickler.load()
+    file.seek(start)
+    strings = dict.fromkeys(arg for _, arg, _ in pickletools.genops(file) if isinstance(arg, str))
+    return saved, unpickler.storages, [*strings]
 
 
 def _stored(saved, places: Mapping[str, tuple[int, int]], length: int) -> dict[str, InPickle]:
