@@ -77,7 +77,7 @@ class Host:
         """GLIGEN of a kind with random weights, for this UNet."""
         kind = next(k for k in KINDS if k.name == kind_name)
         widths = (FEATURE, FEATURE) if kind_name != "keypoints" else (FEATURE,)
-        first_conv = kind.build_first_conv({}, self.unet.input_blocks[0][0].out_channels)
+        first_conv = kind.build_first_conv(self.unet.input_blocks[0][0].out_channels)
         gligen = Gligen(kind.tokenizer(*widths), FEATURE, self.blocks, first_conv=first_conv)
         shapes.randomise(gligen).to(self.setting.dtype)
         return gligens.from_checkpoint(checkpoint_of(tensors_of(gligen), kind_name, [kind_name]))

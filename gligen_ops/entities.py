@@ -247,13 +247,9 @@ class SpatialMap(Entity):
         picture = middle(self.picture, size)[None]
         if picture.shape[-2:] == (side, side):
             return replace(self, picture=picture[0])
-        if self.has_classes:
-            resized = interpolate(picture, (side, side), mode="nearest-exact")
-        else:
-            resized = interpolate(picture, (side, side), mode="bicubic", antialias=True).clamp(
-                -1, 1
-            )
-        return replace(self, picture=resized[0])
+        mode = "nearest-exact" if self.has_classes else "bicubic"
+        resized = interpolate(picture, (side, side), mode=mode, antialias=not self.has_classes)
+        return replace(self, picture=resized[0].clamp(-1, 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,18 +1,17 @@
-"""The kinds of GLIGEN: what each is grounded by, and how a file's tensors tell which it is. A tokenizer
-declares its kinds; see tokenizers/tokenizer.py.
+"""The kinds of GLIGEN: what each is grounded by, and the signature by which its files are known. A
+tokenizer declares its kinds; see tokenizers/tokenizer.py.
 
 Original: the ten checkpoints in the README of gligen/GLIGEN; their configurations in configs/.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
-import torch
 from torch import nn
 
-from .layers.first_conv import LATENT, Downsampler, FirstConv
-from .shapes import Shapes, agreed, vote
+from .errors import GligenError
+from .layers.first_conv import LATENT, FirstConv
+from .shapes import Axes, Shapes, fits
 
 OFFICIAL = "gligen/gligen-"
 FIRST_CONV = "input_blocks.0.0."
@@ -24,12 +23,16 @@ KINDS: "list[Kind]" = []
 
 @dataclass(frozen=True)
 class Kind:
-    """name: in words. official: the authors' checkpoint on Hugging Face. extra: makes what the first
-    convolution takes beside the latent, from `operations`; None where it is Stable Diffusion's own.
-    tokenizer: the class of `position_net`, which declares the kind."""
+    """A kind of GLIGEN.
+
+    name: in words. official: the authors' checkpoint on Hugging Face. signature: the tensors by which a
+    file is known to be of this kind, by the authors' names, each with its axes where those matter. extra:
+    makes what the first convolution takes beside the latent, from `operations`; None where it is Stable
+    Diffusion's own. tokenizer: the class of `position_net`, which declares the kind."""
 
     name: str
     official: str
+    signature: Mapping[str, Axes | None]
     extra: Callable[..., nn.Module] | None = None
     tokenizer: type[nn.Module] | None = None
 
@@ -41,21 +44,29 @@ class Kind:
         """What sets its name, and those of the authors' modules, apart: "depth"."""
         return self.name.split()[0]
 
-    def build_tokenizer(self, shapes: Shapes, token_width: int, operations=nn) -> nn.Module:
-        """The tokenizer with tensors of these shapes, by the authors' names."""
-        inside = {
-            name.removeprefix(TOKENIZER): shape
-            for name, shape in shapes.items()
-            if name.startswith(TOKENIZER)
-        }
-        return self.tokenizer.of(inside, token_width, operations)
+    def lacks(self, shapes: Shapes) -> list[str]:
+        """What of its signature is not among tensors of these shapes, in words."""
+        return [
+            tensor if axes is None else f"{tensor} [{', '.join(map(str, axes))}]"
+            for tensor, axes in self.signature.items()
+            if tensor not in shapes or (axes is not None and not fits(shapes[tensor], axes))
+        ]
 
-    def build_first_conv(self, shapes: Shapes, width: int, operations=nn) -> FirstConv | None:
-        """The first convolution with tensors of these shapes. width: C where they do not tell."""
+    def build_first_conv(self, width: int, operations=nn) -> FirstConv | None:
+        """The first convolution, C = `width` features wide, where it is not Stable Diffusion's own."""
         if self.extra is None:
             return None
-        votes = vote(shapes, f"{FIRST_CONV}weight", 4, 0) + vote(shapes, f"{FIRST_CONV}bias", 1, 0)
-        return FirstConv(agreed(votes, width), self.extra(operations=operations), operations)
+        return FirstConv(width, self.extra(operations=operations), operations)
+
+
+def first_conv_with(channels: int) -> dict[str, Axes]:
+    """The part of a signature that tells of so many extra channels of the first convolution."""
+    return {f"{FIRST_CONV}weight": ("width", LATENT + channels, 3, 3)}
+
+
+def downsampler_of(inputs: int) -> dict[str, Axes]:
+    """The part of a signature that tells of maps with so many channels."""
+    return {f"{DOWNSAMPLER}layers.0.weight": ("hidden", inputs, 4, 4)}
 
 
 def kinds_of(*tokenizers: type[nn.Module]) -> list[Kind]:
@@ -63,36 +74,28 @@ def kinds_of(*tokenizers: type[nn.Module]) -> list[Kind]:
     return [kind for kind in KINDS if issubclass(kind.tokenizer, tokenizers)]
 
 
-def kind_of(shapes: Shapes, hints: Sequence[str] = ()) -> Kind:
-    """The kind of GLIGEN whose tensors are most like these, by the authors' names.
+def kind_of(shapes: Shapes, hints: Sequence[str] = (), file: str = "the file") -> Kind:
+    """The kind whose signature is among tensors of these shapes, by the authors' names. Where several are,
+    the longest counts: that of inpainting is the one of boxes and more.
 
-    hints: what else is known, the surest first. They decide between kinds of the same tensors, canny and
-    depth: the first text with the name of one does, and where there is none it is canny.
+    hints: what else is known, the surest first. If the first is a kind's name, it is believed. The others
+    decide between kinds of the same signature, canny and depth: the first text with the word of one does,
+    and where there is none it is canny.
+
+    Raises GligenError where the tensors have no kind's signature.
     """
-    found = {name.split(".")[1] for name in shapes if name.startswith(TOKENIZER)}
-    has_conv = any(name.startswith(FIRST_CONV) for name in shapes)
-    if has_conv:
-        found.add(FIRST_CONV)
-    found |= {f"{n} channels" for n in vote(shapes, f"{FIRST_CONV}weight", 4, 1)}
-    found |= {f"a map of {n}" for n in vote(shapes, f"{DOWNSAMPLER}layers.0.weight", 4, 1)}
-
-    def distance(kind: Kind) -> tuple[int, bool]:
-        return len(found ^ features_of(kind)), (kind.extra is not None) != has_conv
-
-    nearest = min(map(distance, KINDS))
-    alike = [kind for kind in KINDS if distance(kind) == nearest]
+    named = [kind for kind in KINDS if hints and kind.name == hints[0]]
+    if named:
+        return named[0]
+    lacking = {kind.name: kind.lacks(shapes) for kind in KINDS}
+    found = [kind for kind in KINDS if not lacking[kind.name]]
+    if not found:
+        near = [f"{lacks[0]} ({name})" for name, lacks in lacking.items() if len(lacks) == 1]
+        raise GligenError(
+            f"{file} holds gated layers, but it is of no kind of GLIGEN that this pack knows. It lacks one "
+            f"of these tensors: {'; '.join(near)}. Download it again, or choose another file."
+        )
+    longest = max(len(kind.signature) for kind in found)
+    alike = [kind for kind in found if len(kind.signature) == longest]
     by_word = (kind for text in hints for kind in alike if kind.word in text.lower())
     return next(by_word, alike[0])
-
-
-@cache
-def features_of(kind: Kind) -> frozenset[str]:
-    """What `kind_of` finds in a complete file of this kind."""
-    if kind.extra is None:
-        return kind.tokenizer.tensor_names
-    with torch.device("meta"):
-        extra = kind.extra(operations=nn)
-    names = {FIRST_CONV, f"{LATENT + extra.channels} channels"}
-    if isinstance(extra, Downsampler):
-        names.add(f"a map of {extra.layers[0].in_channels}")
-    return kind.tokenizer.tensor_names | names

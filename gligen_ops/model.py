@@ -5,17 +5,15 @@ Original: the `fuser` of `BasicTransformerBlock` in ldm/modules/attention.py and
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
+from .kinds import Kind
 from .layers.first_conv import FirstConv
 from .layers.gated_cross import GatedCrossAttention
 from .layers.gated_grid import GatedGridAttention
 from .layers.gated_self_attention import GatedLayer, GatedSelfAttention
-
-if TYPE_CHECKING:
-    from .kinds import Kind
 
 FUSERS = {
     "gatedSA": GatedSelfAttention,
@@ -55,7 +53,7 @@ class Gligen(nn.Module):
         operations=nn,
         fuser: str = "gatedSA",
         first_conv: FirstConv | None = None,
-        kind: "Kind | None" = None,
+        kind: Kind | None = None,
     ):
         super().__init__()
         self.position_net = tokenizer

@@ -1,18 +1,36 @@
-"""Widths of a model from the shapes of its tensors: where one is wrong, the others outvote it."""
+"""What the shapes of a file's tensors say of the sizes of its model."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
+Axes = tuple[str | int, ...]
+"""What each axis of a tensor is: a number, or the name of a size, which is any above 0."""
+UNREAD = 32
 
 
-def vote(shapes: Shapes, name: str, axes: int, axis: int) -> list[int]:
-    """The size of a tensor along an axis; none where it is missing or has other than so many axes."""
-    shape = shapes.get(name, ())
-    return [shape[axis]] if len(shape) == axes else []
+def fits(shape: tuple[int, ...], axes: Axes) -> bool:
+    """Whether a tensor of this shape has these axes."""
+    return len(shape) == len(axes) and all(
+        n > 0 and (n == axis or isinstance(axis, str)) for n, axis in zip(shape, axes, strict=True)
+    )
 
 
-def agreed(votes: Iterable[int], otherwise: int) -> int:
-    """What most of the votes above 0 say; `otherwise` where there are none."""
-    most = Counter(n for n in votes if n > 0).most_common(1)
-    return most[0][0] if most else otherwise
+class Sizes:
+    """The sizes of a model, each read from the one tensor that decides it.
+
+    `unread` has the tensors that are missing or have other axes, and the axes that they should have. The
+    sizes that they decide are `UNREAD`, so that the model can be built all the same, for the names of all
+    its tensors."""
+
+    def __init__(self, shapes: Shapes):
+        self.shapes = shapes
+        self.unread: dict[str, Axes] = {}
+
+    def read(self, tensor: str, axes: Axes) -> dict[str, int]:
+        """The sizes that this tensor decides, by the names in its axes."""
+        shape = self.shapes.get(tensor, ())
+        if not fits(shape, axes):
+            self.unread[tensor] = axes
+            shape = (UNREAD,) * len(axes)
+        named = zip(axes, shape, strict=True)
+        return {axis: n for axis, n in named if isinstance(axis, str)}

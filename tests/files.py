@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from gligen_pack.gligen_ops.files.checkpoint import build_gligen, read_gligen, state_dict_of
 from gligen_pack.gligen_ops.model import Block
 from safetensors.torch import save_file
 from tensors import Tensors
@@ -41,6 +42,14 @@ SDXL_WIDTHS = _blocks(
     ("output", (0, 1, 2), 1280, 10),
     ("output", (3, 4, 5), 640, 2),
 )
+
+
+def load_gligen(path, operations=torch.nn):
+    """The GLIGEN of a file, its weights those of the file, in their dtypes."""
+    checkpoint = read_gligen(path)
+    gligen = build_gligen(checkpoint, operations)
+    gligen.load_state_dict(state_dict_of(gligen, checkpoint.tensors), assign=True)
+    return gligen
 
 
 def scaled(widths, divisor):

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from gligen_pack.gligen_ops.entities import Box, Entity, Sketch
 from gligen_pack.gligen_ops.kinds import Kind
-from gligen_pack.gligen_ops.shapes import agreed, vote
 from gligen_pack.gligen_ops.tokenizers.fourier import fourier_embedding, fourier_width
-from gligen_pack.gligen_ops.tokenizers.mlp import HIDDEN, hidden_width, token_mlp
+from gligen_pack.gligen_ops.tokenizers.mlp import HIDDEN, mlp_sizes, token_mlp
 from gligen_pack.gligen_ops.tokenizers.slots import filled, or_null
 from gligen_pack.gligen_ops.tokenizers.tokenizer import Tokenizer
 from torch import Tensor, nn
@@ -46,21 +45,16 @@ class Spot(Entity):
 class PointTokenizer(Tokenizer):
     """h^e = MLP([f_text(e), Fourier(l)]) for an entity with phrase e at the point l."""
 
-    kinds = (Kind("points", "nobody/gligen-points"),)
+    kinds = (Kind("points", "nobody/gligen-points", {"position_net.null_point_feature": None}),)
+    sizes = {"null_text_feature": ("text_width",)} | mlp_sizes("linears")
     slots = SLOTS
     slot_of_token = list(range(SLOTS))
-    tensor_names = frozenset({"linears", "null_text_feature", "null_point_feature"})
 
     def __init__(self, text_width: int, token_width: int, operations=nn, hidden: int = HIDDEN):
         super().__init__()
         self.linears = token_mlp(text_width + fourier_width(2), token_width, operations, hidden)
         self.null_text_feature = nn.Parameter(torch.zeros(text_width))
         self.null_point_feature = nn.Parameter(torch.zeros(fourier_width(2)))
-
-    @classmethod
-    def of(cls, shapes, token_width: int, operations=nn) -> "PointTokenizer":
-        text_width = agreed(vote(shapes, "null_text_feature", 1, 0), token_width)
-        return cls(text_width, token_width, operations, hidden_width(shapes, "linears"))
 
     def inputs(self, entities: list[Spot]) -> tuple[Tensor, ...]:
         points, mask = filled([torch.tensor([e.x, e.y]) for e in entities], SLOTS, 2)

@@ -6,7 +6,7 @@ Layouts and names: names.py.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +19,13 @@ from ..errors import GligenError
 from ..kinds import FIRST_CONV, TOKENIZER, Kind, kind_of
 from ..layers.first_conv import LATENT
 from ..model import FUSERS, Block, Gligen
-from ..shapes import Shapes, agreed, vote
+from ..shapes import Shapes, Sizes, fits
 from .names import authors_name_in_file, authors_names, gligen_names
-from .tensor_files import metadata_in, read_tensors, strings_in, tensors_in
+from .tensor_files import Contents, Stored, contents_of, read_tensors
 
-SIDES = ("input", "middle", "output")  # in the order in which the UNet runs them
-FUSER = re.compile(r"(?:(input|output)_blocks\.(\d+)|middle_block)\.1\.transformer_blocks\.(\d+)")
-WIDE_AS_BLOCK = ("linear.", "attn.", "ff.net.2.", "norm")
-WIDE_AS_TOKENS = ("linear.weight", "attn.to_k.weight", "attn.to_v.weight")
+FUSER = re.compile(
+    r"(?:(input|output)_blocks\.(\d+)|middle_block)\.1\.transformer_blocks\.(\d+)\.fuser\."
+)
 SHARD = re.compile(r"(.+-)\d{5}(-of-(\d{5})\.\w+)")
 LISTED = 8
 
@@ -52,10 +51,15 @@ def checkpoint_of(
     """Tensors by the authors' names, and what they are. hints: what else is known of kind and fuser,
     the surest first (see `kind_of`): the tensors alone do not tell canny from depth, nor gatedSA2 from
     gatedSA."""
+    if not any(key.startswith(TOKENIZER) for key in tensors):
+        raise GligenError(
+            f"{name} holds gated layers but not the tokenizer of the grounding (position_net) that "
+            "they need: choose a file of the whole model."
+        )
     fuser = "gatedCA"
     if any(".fuser.linear." in key for key in tensors):
         fuser = next((text for text in hints if text in ("gatedSA", "gatedSA2")), "gatedSA")
-    return Checkpoint(dict(tensors), kind_of(_shapes_of(tensors), hints), fuser, name, source)
+    return Checkpoint(dict(tensors), kind_of(_shapes_of(tensors), hints, name), fuser, name, source)
 
 
 def read_gligen(path: str | PathLike) -> Checkpoint:
@@ -64,20 +68,22 @@ def read_gligen(path: str | PathLike) -> Checkpoint:
     Raises GligenError where the file cannot be read or holds no gated layers.
     """
     path = Path(path)
-    parts = _parts(path)
     tensors: dict[str, Tensor] = {}
-    for part in parts:
-        tensors |= read_tensors(part, _wanted(part, tensors))
+    said: list[Contents] = []
+    for part in _parts(path):
+        said.append(contents_of(part))
+        tensors |= read_tensors(part, _wanted(part, said[-1].tensors, tensors))
     if not any(".fuser." in name for name in tensors):
         raise GligenError(
             f"{path.name} contains no gated layers (fuser), so it is not a GLIGEN model: choose "
             "one, such as gligen_sd14_textbox_pruned.safetensors."
         )
-    if vote(_shapes_of(tensors), f"{FIRST_CONV}weight", 4, 1) == [LATENT]:
+    first_conv = _shapes_of(tensors).get(f"{FIRST_CONV}weight", ())
+    if fits(first_conv, ("width", LATENT, 3, 3)):
         tensors = {name: t for name, t in tensors.items() if not name.startswith(FIRST_CONV)}
-    metadata = metadata_in(parts[0])
+    metadata = said[0].metadata
     hints = [metadata.get(f"gligen_{what}", "") for what in ("kind", "fuser")]
-    hints += [text for text in strings_in(parts[0]) if "_grounding_net" in text or text in FUSERS]
+    hints += [text for text in said[0].strings if "_grounding_net" in text or text in FUSERS]
     hints += [path.name, path.parent.name]
     return checkpoint_of(tensors, path.name, hints, metadata.get("gligen_source", path.name))
 
@@ -89,25 +95,27 @@ def build_gligen(checkpoint: Checkpoint, operations=nn) -> Gligen:
     Raises one GligenError of all that is missing, unexpected or of the wrong shape.
     """
     tensors, kind, fuser, name, _ = checkpoint
-    if not any(key.startswith(TOKENIZER) for key in tensors):
-        raise GligenError(
-            f"{name} holds gated layers but not the tokenizer of the grounding (position_net) that "
-            "they need: choose a file of the whole model."
-        )
-    shapes = _shapes_of(tensors)
-    widths, token_width = _widths(shapes)
+    sizes = Sizes(_shapes_of(tensors))
+    widths = {
+        block: sizes.read(f"{block.key}.norm2.weight", ("width",))["width"]
+        for block in _blocks(tensors)
+    }
+    of_tokenizer: dict[str, int] = {}
+    for tensor, axes in kind.tokenizer.sizes.items():
+        of_tokenizer |= sizes.read(f"{TOKENIZER}{tensor}", axes)
+    features = 0 if kind.extra is None else sizes.read(f"{FIRST_CONV}bias", ("width",))["width"]
 
     def model(operations) -> Gligen:
-        tokenizer = kind.build_tokenizer(shapes, token_width, operations)
-        first_conv = kind.build_first_conv(shapes, next(iter(widths.values()), 1), operations)
-        return Gligen(tokenizer, token_width, widths, operations, fuser, first_conv, kind)
+        tokenizer = kind.tokenizer(**of_tokenizer, operations=operations)
+        first_conv = kind.build_first_conv(features, operations)
+        return Gligen(
+            tokenizer, of_tokenizer["token_width"], widths, operations, fuser, first_conv, kind
+        )
 
     with torch.device("meta"):
         plain = model(nn)
         gligen = model(operations).to(next(iter(tensors.values())).dtype)
-    weights = plain.state_dict()
-    authors = authors_names(plain, list(weights))
-    _check(shapes, {authors[own]: tuple(w.shape) for own, w in weights.items()}, name, kind)
+    _check(sizes, _shapes_of(tensors_of(plain)), name, kind)
     grounding_tokens = len(gligen.position_net.slot_of_token)
     if fuser == "gatedSA2" and math.isqrt(grounding_tokens) ** 2 != grounding_tokens:
         raise GligenError(
@@ -119,23 +127,13 @@ def build_gligen(checkpoint: Checkpoint, operations=nn) -> Gligen:
 
 def state_dict_of(gligen: Gligen, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the authors' names by the names that `gligen.load_state_dict` wants."""
-    names = gligen_names(gligen, list(tensors))
-    return {names[name]: tensor for name, tensor in tensors.items()}
+    return dict(zip(gligen_names(gligen, tensors), tensors.values(), strict=True))
 
 
 def tensors_of(gligen: Gligen) -> dict[str, Tensor]:
     """The weights of a model by the authors' names."""
     state = gligen.state_dict()
-    authors = authors_names(gligen, list(state))
-    return {authors[name]: tensor for name, tensor in state.items()}
-
-
-def load_gligen(path: str | PathLike, operations=nn) -> Gligen:
-    """The GLIGEN of a file, its weights those of the file, in their dtypes."""
-    checkpoint = read_gligen(path)
-    gligen = build_gligen(checkpoint, operations)
-    gligen.load_state_dict(state_dict_of(gligen, checkpoint.tensors), assign=True)
-    return gligen
+    return dict(zip(authors_names(gligen, state), state.values(), strict=True))
 
 
 def save_gligen(checkpoint: Checkpoint, file: str | PathLike) -> None:
@@ -157,10 +155,12 @@ def _parts(path: Path) -> list[Path]:
     return [path.with_name(f"{shard[1]}{i:05}{shard[2]}") for i in range(1, int(shard[3]) + 1)]
 
 
-def _wanted(part: Path, others: Mapping[str, Tensor]) -> dict:
-    """Where a file has GLIGEN's tensors. others: what parts before it had."""
+def _wanted(
+    part: Path, tensors: Mapping[str, Stored], others: Mapping[str, Tensor]
+) -> dict[str, Stored]:
+    """Those of a file's tensors that are GLIGEN's. others: what parts before it had."""
     wanted = {}
-    for name, stored in tensors_in(part).items():
+    for name, stored in tensors.items():
         own = authors_name_in_file(name)
         if own is None:
             continue
@@ -179,30 +179,21 @@ def _shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _widths(shapes: Shapes) -> tuple[dict[Block, int], int]:
-    """Widths of the blocks, as the UNet runs them, and of the tokens."""
-    outputs: dict[Block, list[int]] = {}
-    tokens = vote(shapes, f"{TOKENIZER}linears.4.bias", 1, 0)
-    linear = any(".fuser.linear." in name for name in shapes)
-    from_tokens = WIDE_AS_TOKENS[:1] if linear else WIDE_AS_TOKENS[1:]
-    for key, shape in shapes.items():
-        place, _, rest = key.partition(".fuser.")
-        match = FUSER.fullmatch(place)
-        if match and shape and rest.startswith(WIDE_AS_BLOCK):
-            side, number, index = match.groups(default="0")
-            block = Block("middle" if side == "0" else side, int(number), int(index))
-            outputs.setdefault(block, []).append(shape[0])
-            if rest in from_tokens:
-                tokens += vote(shapes, key, 2, 1)
-    order = sorted(outputs, key=lambda block: (SIDES.index(block.kind), *block[1:]))
-    return {block: agreed(outputs[block], 1) for block in order}, agreed(tokens, 1)
+def _blocks(names: Iterable[str]) -> list[Block]:
+    """The blocks that have gated layers, in the order in which the UNet runs them."""
+    places = {match.groups() for match in map(FUSER.match, names) if match}
+    return sorted(Block(side or "middle", int(n or 0), int(index)) for side, n, index in places)
 
 
-def _check(shapes: Shapes, expected: Shapes, name: str, kind: Kind) -> None:
+def _check(sizes: Sizes, expected: Shapes, name: str, kind: Kind) -> None:
+    """Raises GligenError where the tensors are not those expected. Where one is unread that decides a size,
+    of the shapes only its own can be told."""
+    shapes = sizes.shapes
+    wanted = sizes.unread or expected
     wrong = [
-        f"{key} is {list(shape)} and not {list(expected[key])}"
+        f"{key} is {list(shape)} and not [{', '.join(map(str, wanted[key]))}]"
         for key, shape in shapes.items()
-        if key in expected and shape != expected[key]
+        if key in wanted and shape != wanted[key]
     ]
     problems = {
         "missing": [key for key in expected if key not in shapes],

@@ -6,12 +6,12 @@ Other layouts: `load_gligen` in comfy/gligen.py of ComfyUI, whose files hold GLI
 """
 
 import re
+from collections.abc import Iterable
 
 from ..kinds import DOWNSAMPLER, FIRST_CONV, TOKENIZER
 from ..model import Gligen
 from ..tokenizers import convnext
 
-BACKBONE = f"{TOKENIZER}convnext_tiny_backbone."
 WRAPPERS = re.compile(r"((state_dict|model|diffusion_model|unet|module)\.)*")
 DIFFUSERS_BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.attentions\.(\d+)\.")
 
@@ -38,22 +38,16 @@ def _authors_block(place: re.Match) -> str:
     return "middle_block.1."
 
 
-def gligen_names(gligen: Gligen, names: list[str]) -> dict[str, str]:
+def gligen_names(gligen: Gligen, names: Iterable[str]) -> list[str]:
     """What `gligen.state_dict()` calls the tensors of these authors' names."""
     prefixes = _prefixes(gligen)
-    return {
-        name: convnext.host_name(name) if name.startswith(BACKBONE) else _moved(name, prefixes)
-        for name in names
-    }
+    return [convnext.host_name(_moved(name, prefixes)) for name in names]
 
 
-def authors_names(gligen: Gligen, names: list[str]) -> dict[str, str]:
+def authors_names(gligen: Gligen, names: Iterable[str]) -> list[str]:
     """What the authors call the tensors of these names in `gligen.state_dict()`."""
     prefixes = {gligens: authors for authors, gligens in _prefixes(gligen).items()}
-    return {
-        name: convnext.authors_name(name) if name.startswith(BACKBONE) else _moved(name, prefixes)
-        for name in names
-    }
+    return [convnext.authors_name(_moved(name, prefixes)) for name in names]
 
 
 def _prefixes(gligen: Gligen) -> dict[str, str]:

@@ -1,15 +1,14 @@
 """Tensors of a file, found by name without reading them: safetensors and both of torch.save's.
 
-Formats: "Format" in README.md of huggingface/safetensors; `_save` and `_legacy_save` in
-torch/serialization.py of pytorch/pytorch. Only the tensors asked for are read, each into memory of
-its own, so the file is neither mapped nor kept open.
+Only the tensors asked for are read, each into memory of its own, so the file is neither mapped nor kept
+open. Formats of torch.save: `_save` and `_legacy_save` in torch/serialization.py of pytorch/pytorch.
 """
 
 import io
-import json
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import index
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import GligenError
-from .pickles import Unpickler, View
+from .pickles import Storage, Unpickler, View
 
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -32,11 +31,23 @@ SAFETENSORS_DTYPES = {
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-class Stored(NamedTuple):
-    """A tensor in a file. dtype: None where torch has none for it; stride: in elements; start: of
-    the first element, in bytes."""
+class InSafetensors(NamedTuple):
+    """A tensor in a safetensors file. dtype: None where it is not one of a model."""
 
+    name: str
     dtype: torch.dtype | None
+
+    def read(self, file: BinaryIO) -> Tensor:
+        # The library maps the file. What of it was copied stays in memory until it is unmapped, so it is
+        # for each tensor.
+        with safe_open(file.name, framework="pt") as mapped:
+            return mapped.get_tensor(self.name).clone()
+
+
+class InPickle(NamedTuple):
+    """A tensor in a file of torch.save. stride: in elements; start: of the first element, in bytes."""
+
+    dtype: torch.dtype
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     start: int
@@ -55,64 +66,55 @@ class Stored(NamedTuple):
         return data.view(self.dtype).as_strided(self.shape, self.stride)
 
 
-def tensors_in(path: Path) -> dict[str, Stored]:
-    """The tensors of a file; names of a mapping within the top one (`model`) begin with its key.
-
-    Raises GligenError where the file cannot be opened, is no model, is damaged, or is a pickle that
-    asks for more than tensors and settings.
-    """
-    return _read(path, _in_safetensors, _in_zip, _in_legacy)
+Stored = InSafetensors | InPickle
 
 
-def metadata_in(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing of other files. Raises as `tensors_in` does."""
-    return _read(path, _metadata, lambda file: {}, lambda file: {})
+class Contents(NamedTuple):
+    """What a file holds.
+
+    tensors: where they are; names of a mapping within the top one (`model`) begin with its key. metadata:
+    what a safetensors file says of itself. strings: the texts in a file of torch.save, each once, such as
+    those of a configuration."""
+
+    tensors: Mapping[str, Stored]
+    metadata: Mapping[str, str] = {}
+    strings: Sequence[str] = ()
 
 
-def strings_in(path: Path) -> list[str]:
-    """The texts in a file of torch.save, each once, such as those of a configuration; none of other
-    files. Raises as `tensors_in` does."""
-    return _read(path, lambda file: [], _strings_in_zip, _strings_in_legacy)
-
-
-def _read(path: Path, from_safetensors, from_zip, from_legacy):
-    """What the one for the file's format makes of the open file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-            file.seek(0)
-            if head[8:9] == b"{":
-                return from_safetensors(file)
-            if head.startswith(b"PK\x03\x04"):
-                return from_zip(file)
-            if head.startswith(b"\x80"):
-                return from_legacy(file)
-    except (GligenError, OSError) as error:
-        raise _named(error, path) from error
-    except Exception as error:  # whatever the bytes of a damaged or hostile file lead to
-        raise _damaged(path) from error
-    raise GligenError(f"{path.name} is {_what(head)}: download the model's own file.")
+def contents_of(path: Path) -> Contents:
+    """Raises GligenError where the file cannot be opened, is no model, is damaged, or is a pickle that asks
+    for more than tensors and settings."""
+    with _opened(path) as file:
+        head = file.read(64)
+        file.seek(0)
+        if head[8:9] == b"{":
+            return _of_safetensors(file)
+        if head.startswith(b"PK\x03\x04"):
+            return _of_zip(file)
+        if head.startswith(b"\x80"):
+            return _of_legacy(file)
+        raise GligenError(f"is {_what(head)}: download the model's own file.")
 
 
 def read_tensors(path: Path, stored: Mapping[str, Stored]) -> dict[str, Tensor]:
     """Raises GligenError where the file cannot be opened or ends too early."""
+    with _opened(path) as file:
+        return {name: tensor.read(file) for name, tensor in stored.items()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file. What goes wrong with it becomes a GligenError that names it."""
     try:
         with path.open("rb") as file:
-            return {name: tensor.read(file) for name, tensor in stored.items()}
+            yield file
     except OSError as error:
-        raise _named(error, path) from error
-    except EOFError as error:
-        raise _damaged(path) from error
-
-
-def _named(error: Exception, path: Path) -> GligenError:
-    if isinstance(error, OSError):
-        return GligenError(f"{path.name} cannot be opened: {error.strerror or error}.")
-    return GligenError(f"{path.name} {error}")
-
-
-def _damaged(path: Path) -> GligenError:
-    return GligenError(f"{path.name} is damaged or incomplete: download it again.")
+        problem = f"cannot be opened: {error.strerror or error}."
+        raise GligenError(f"{path.name} {problem}") from error
+    except GligenError as error:
+        raise GligenError(f"{path.name} {error}") from error
+    except Exception as error:  # whatever the bytes of a damaged or hostile file lead to
+        raise GligenError(f"{path.name} is damaged or incomplete: download it again.") from error
 
 
 def _what(head: bytes) -> str:
@@ -125,41 +127,20 @@ def _what(head: bytes) -> str:
     return "neither a safetensors file nor a PyTorch checkpoint"
 
 
-def _in_safetensors(file: BinaryIO) -> dict[str, Stored]:
-    with safe_open(file.name, framework="pt"):
-        pass  # it has now checked the header, and that the data is all there
-    header, data = _header(file)
-    return {name: _entry(entry, data) for name, entry in header.items() if name != "__metadata__"}
+def _of_safetensors(file: BinaryIO) -> Contents:
+    with safe_open(file.name, framework="pt") as mapped:
+        dtypes = {name: mapped.get_slice(name).get_dtype() for name in mapped.keys()}
+        metadata = mapped.metadata() or {}
+    tensors = {n: InSafetensors(n, SAFETENSORS_DTYPES.get(dtype)) for n, dtype in dtypes.items()}
+    return Contents(tensors, metadata)
 
 
-def _metadata(file: BinaryIO) -> dict[str, str]:
-    return _header(file)[0].get("__metadata__", {})
-
-
-def _header(file: BinaryIO) -> tuple[dict, int]:
-    """The header, and where the data begins after it."""
-    size = int.from_bytes(file.read(8), "little")
-    return json.loads(file.read(size)), 8 + size
-
-
-def _entry(entry: dict, data: int) -> Stored:
-    shape = tuple(entry["shape"])
-    stride = torch.empty(shape, device="meta").stride()
-    dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
-    return Stored(dtype, shape, stride, data + entry["data_offsets"][0])
-
-
-def _in_zip(file: BinaryIO) -> dict[str, Stored]:
+def _of_zip(file: BinaryIO) -> Contents:
     root, records = _records(file)
-    unpickler = Unpickler(io.BytesIO(_content(file, records[f"{root}data.pkl"])))
-    saved = unpickler.load()
-    places = {key: _place(file, records[f"{root}data/{key}"]) for key in unpickler.storages}
-    return dict(_stored(saved, places, file.seek(0, io.SEEK_END)))
-
-
-def _strings_in_zip(file: BinaryIO) -> list[str]:
-    root, records = _records(file)
-    return _strings(io.BytesIO(_content(file, records[f"{root}data.pkl"])))
+    pickled = io.BytesIO(_content(file, records[f"{root}data.pkl"]))
+    saved, storages, strings = _unpickled(pickled)
+    places = {key: _place(file, records[f"{root}data/{key}"]) for key in storages}
+    return Contents(_stored(saved, places, file.seek(0, io.SEEK_END)), strings=strings)
 
 
 def _records(file: BinaryIO) -> tuple[str, dict[str, zipfile.ZipInfo]]:
@@ -192,44 +173,43 @@ def _place(file: BinaryIO, record: zipfile.ZipInfo) -> tuple[int, int]:
     return record.header_offset + 30 + skip, record.file_size
 
 
-def _in_legacy(file: BinaryIO) -> dict[str, Stored]:
+def _of_legacy(file: BinaryIO) -> Contents:
     if Unpickler(file).load() != LEGACY_MAGIC:
         raise GligenError("is a pickle, but not one of PyTorch: download the model's own file.")
     for _ in ("protocol", "system"):
         Unpickler(file).load()
-    unpickler = Unpickler(file)
-    saved = unpickler.load()
+    saved, storages, strings = _unpickled(file)
     places = {}
     for key in Unpickler(file).load():
-        size = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
+        size = int.from_bytes(file.read(8), "little") * storages[key].dtype.itemsize
         places[key] = (file.tell(), size)
         file.seek(size, io.SEEK_CUR)
-    return dict(_stored(saved, places, file.seek(0, io.SEEK_END)))
+    return Contents(_stored(saved, places, file.seek(0, io.SEEK_END)), strings=strings)
 
 
-def _strings_in_legacy(file: BinaryIO) -> list[str]:
-    for _ in ("magic number", "protocol", "system"):
-        _strings(file)
-    return _strings(file)
+def _unpickled(file: BinaryIO) -> tuple[object, dict[str, Storage], list[str]]:
+    """What was saved in the pickle at the file's place, its storages, and the texts in it, in order."""
+    start = file.tell()
+    unpickler = Unpickler(file)
+    saved = unpickler.load()
+    file.seek(start)
+    strings = dict.fromkeys(arg for _, arg, _ in pickletools.genops(file) if isinstance(arg, str))
+    return saved, unpickler.storages, [*strings]
 
 
-def _strings(file: BinaryIO) -> list[str]:
-    """Those in the pickle at the file's place, in order, with none of it run."""
-    return [*dict.fromkeys(arg for _, arg, _ in pickletools.genops(file) if isinstance(arg, str))]
-
-
-def _stored(
-    saved, places: Mapping[str, tuple[int, int]], length: int
-) -> Iterator[tuple[str, Stored]]:
-    """places: start and size of each storage, length: that of the file, in bytes."""
+def _stored(saved, places: Mapping[str, tuple[int, int]], length: int) -> dict[str, InPickle]:
+    """The tensors in what was saved. places: start and size of each storage, length: that of the file, in
+    bytes."""
+    tensors = {}
     for name, (storage, offset, shape, stride) in _views(saved):
         start, size = places[storage.key]
         first = start + index(offset) * storage.dtype.itemsize
-        stored = Stored(storage.dtype, tuple(map(index, shape)), tuple(map(index, stride)), first)
+        stored = InPickle(storage.dtype, tuple(map(index, shape)), tuple(map(index, stride)), first)
         end = (offset + stored.span) * storage.dtype.itemsize
         if min(offset, *shape, *stride, 0) < 0 or end > size or start + size > length:
             raise ValueError(name)
-        yield name, stored
+        tensors[name] = stored
+    return tensors
 
 
 def _views(saved) -> Iterator[tuple[str, View]]:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..entities import Inpainting, SpatialMap
+from ..fitting import Size
 
 LATENT = 4
-Size = tuple[int, int]
-"""Height and width of the latent."""
 
 
 class Edges(nn.Module):

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ..entities import Box, BoxEntity
-from ..kinds import OFFICIAL, Kind
+from ..kinds import OFFICIAL, Kind, first_conv_with
 from ..layers.first_conv import KnownRegion
-from ..shapes import Shapes, agreed, vote
 from .fourier import fourier_embedding, fourier_width
-from .mlp import HIDDEN, hidden_width, token_mlp
+from .mlp import HIDDEN, mlp_sizes, token_mlp
 from .slots import filled, or_null
 from .tokenizer import Tokenizer
 
 SLOTS = 30
 POSITION = fourier_width(4)
+SIGNATURE = {"position_net.null_positive_feature": None}
+INPAINTING = SIGNATURE | first_conv_with(KnownRegion.channels)
 
 
 def box_inputs(boxes: list[Box]) -> tuple[Tensor, Tensor]:
@@ -33,26 +34,18 @@ class BoxTokenizer(Tokenizer):
     hidden: of the MLP."""
 
     kinds = (
-        Kind("text box", OFFICIAL + "generation-text-box"),
-        Kind("text box inpainting", OFFICIAL + "inpainting-text-box", KnownRegion),
+        Kind("text box", OFFICIAL + "generation-text-box", SIGNATURE),
+        Kind("text box inpainting", OFFICIAL + "inpainting-text-box", INPAINTING, KnownRegion),
     )
+    sizes = {"null_positive_feature": ("text_width",)} | mlp_sizes("linears")
     slots = SLOTS
     slot_of_token = list(range(SLOTS))
-    tensor_names = frozenset({"linears", "null_positive_feature", "null_position_feature"})
 
     def __init__(self, text_width: int, token_width: int, operations=nn, hidden: int = HIDDEN):
         super().__init__()
         self.linears = token_mlp(text_width + POSITION, token_width, operations, hidden)
         self.null_positive_feature = nn.Parameter(torch.zeros(text_width))
         self.null_position_feature = nn.Parameter(torch.zeros(POSITION))
-
-    @classmethod
-    def of(cls, shapes: Shapes, token_width: int, operations=nn) -> "BoxTokenizer":
-        """The one that has tensors of these shapes."""
-        text = vote(shapes, "null_positive_feature", 1, 0)
-        text += [n - POSITION for n in vote(shapes, "linears.0.weight", 2, 1)]
-        hidden = hidden_width(shapes, "linears")
-        return cls(agreed(text, token_width), token_width, operations, hidden)
 
     @property
     def text_width(self) -> int:

@@ -13,30 +13,25 @@ from torch import Tensor, nn
 
 from ..entities import Pose
 from ..kinds import OFFICIAL, Kind
-from ..shapes import Shapes
 from .fourier import fourier_embedding, fourier_width
-from .mlp import HIDDEN, hidden_width, token_mlp
+from .mlp import HIDDEN, mlp_sizes, token_mlp
 from .slots import or_null
 from .tokenizer import Tokenizer
 
 PERSONS = 8
 POINTS = 17
 POSITION = fourier_width(2)
+SIGNATURE = {"position_net.person_embeddings": None}
 
 
 class KeypointTokenizer(Tokenizer):
     """token_width: D of the grounding tokens, and of the embeddings (768 on SD 1.x); hidden:
     of the MLP."""
 
-    kinds = (Kind("keypoints", OFFICIAL + "generation-keypoint"),)
+    kinds = (Kind("keypoints", OFFICIAL + "generation-keypoint", SIGNATURE),)
+    sizes = mlp_sizes("linears")
     slots = PERSONS
     slot_of_token = [person for person in range(PERSONS) for _ in range(POINTS)]
-    tensor_names = frozenset(
-        {
-            *("person_embeddings", "keypoint_embeddings", "linears"),
-            *("null_person_feature", "null_xy_feature"),
-        }
-    )
 
     def __init__(self, token_width: int, operations=nn, hidden: int = HIDDEN):
         super().__init__()
@@ -45,11 +40,6 @@ class KeypointTokenizer(Tokenizer):
         self.linears = token_mlp(token_width + POSITION, token_width, operations, hidden)
         self.null_person_feature = nn.Parameter(torch.zeros(token_width))
         self.null_xy_feature = nn.Parameter(torch.zeros(POSITION))
-
-    @classmethod
-    def of(cls, shapes: Shapes, token_width: int, operations=nn) -> "KeypointTokenizer":
-        """The one that has tensors of these shapes."""
-        return cls(token_width, operations, hidden_width(shapes, "linears"))
 
     def inputs(self, entities: list[Pose]) -> tuple[Tensor, ...]:
         """What `forward` takes, for at most `slots` persons; none: the null grounding."""

@@ -18,17 +18,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..entities import SpatialMap
-from ..kinds import OFFICIAL, Kind
+from ..kinds import OFFICIAL, Kind, downsampler_of, first_conv_with
 from ..layers.first_conv import Downsampler, Edges
-from ..shapes import Shapes, agreed, vote
 from .convnext import ConvNeXt
-from .mlp import HIDDEN, hidden_width, token_mlp
+from .mlp import HIDDEN, mlp_sizes, token_mlp
 from .slots import or_null
 from .tokenizer import Tokenizer
 
 STRIDE = 32  # of ConvNeXt: pixels a feature, in each direction
 TOKENS = 14 * 14
 CLASSES = 152
+SIGNATURE = {"position_net.pos_embedding": None}
+EDGES = SIGNATURE | first_conv_with(Edges.channels)
+GREY, COLOURED = (SIGNATURE | downsampler_of(inputs) for inputs in (1, 3))
+ONE_HOT = {"position_net.in_conv.weight": None}
 
 
 def maps(inputs: int, hidden: int = 4, mode: str = "bicubic") -> Callable[..., Downsampler]:
@@ -41,14 +44,14 @@ class MapTokenizer(Tokenizer):
     hidden: of the MLP."""
 
     kinds = (
-        Kind("hed map", OFFICIAL + "generation-hed", Edges),
-        Kind("canny map", OFFICIAL + "generation-canny", maps(1)),
-        Kind("depth map", OFFICIAL + "generation-depth", maps(1)),
-        Kind("normal map", OFFICIAL + "generation-normal", maps(3)),
+        Kind("hed map", OFFICIAL + "generation-hed", EDGES, Edges),
+        Kind("canny map", OFFICIAL + "generation-canny", GREY, maps(1)),
+        Kind("depth map", OFFICIAL + "generation-depth", GREY, maps(1)),
+        Kind("normal map", OFFICIAL + "generation-normal", COLOURED, maps(3)),
     )
+    sizes = {"pos_embedding": (1, "tokens", "feature_width")} | mlp_sizes("linears")
     slots = 1
     channels = 3
-    tensor_names = frozenset({"convnext_tiny_backbone", "pos_embedding", "linears", "null_feature"})
 
     def __init__(
         self,
@@ -59,23 +62,16 @@ class MapTokenizer(Tokenizer):
         hidden: int = HIDDEN,
     ):
         super().__init__()
+        rows = math.isqrt(tokens)
+        tokens = rows * rows
         self.slot_of_token = [0] * tokens
-        self.resolution = STRIDE * math.isqrt(tokens)
+        self.resolution = STRIDE * rows
         self.side = 2 ** math.ceil(math.log2(self.resolution))  # 512 in the authors' models
         # Its layers are torch's, not of `operations`: it computes where and in what its weights are.
         self.convnext_tiny_backbone = ConvNeXt(feature_width)
         self.pos_embedding = nn.Parameter(torch.zeros(1, tokens, feature_width))
         self.linears = token_mlp(feature_width, token_width, operations, hidden)
         self.null_feature = nn.Parameter(torch.zeros(feature_width))
-
-    @classmethod
-    def of(cls, shapes: Shapes, token_width: int, operations=nn) -> "MapTokenizer":
-        """The one that has tensors of these shapes."""
-        widths = vote(shapes, "pos_embedding", 3, 2) + vote(shapes, "null_feature", 1, 0)
-        widths += vote(shapes, "linears.0.weight", 2, 1)
-        side = math.isqrt(agreed(vote(shapes, "pos_embedding", 3, 1), TOKENS))
-        hidden = hidden_width(shapes, "linears")
-        return cls(agreed(widths, token_width), token_width, side * side, operations, hidden)
 
     def inputs(self, entities: list[SpatialMap]) -> tuple[Tensor | None, Tensor]:
         """What `forward` takes, for at most one map; none: the null grounding."""
@@ -106,19 +102,13 @@ class MapTokenizer(Tokenizer):
 class SemanticMapTokenizer(MapTokenizer):
     """Of one-hot maps [B, 152, H, W] of the classes of ADE20K, which a convolution makes pixels of."""
 
-    kinds = (Kind("semantic map", OFFICIAL + "generation-sem", maps(CLASSES, 16, "nearest")),)
+    kinds = (
+        Kind("semantic map", OFFICIAL + "generation-sem", ONE_HOT, maps(CLASSES, 16, "nearest")),
+    )
     channels = CLASSES
-    tensor_names = MapTokenizer.tensor_names | {"in_conv"}
 
-    def __init__(
-        self,
-        feature_width: int,
-        token_width: int,
-        tokens: int = TOKENS,
-        operations=nn,
-        hidden: int = HIDDEN,
-    ):
-        super().__init__(feature_width, token_width, tokens, operations, hidden)
+    def __init__(self, *sizes: int, operations=nn, **more_sizes: int):
+        super().__init__(*sizes, operations=operations, **more_sizes)
         self.in_conv = operations.Conv2d(CLASSES, 3, 3, padding=1)
 
     def pixels(self, maps: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Original: `linears` of each `PositionNet` in ldm/modules/diffusionmodules of gli
 
 from torch import nn
 
-from ..shapes import Shapes, agreed, vote
+from ..shapes import Axes
 
 HIDDEN = 512  # in all of the authors' models
 
@@ -21,7 +21,6 @@ def token_mlp(inputs: int, outputs: int, operations=nn, hidden: int = HIDDEN) ->
     )
 
 
-def hidden_width(shapes: Shapes, name: str) -> int:
-    """Of the MLP that has tensors of these shapes under this name."""
-    votes = vote(shapes, f"{name}.0.bias", 1, 0) + vote(shapes, f"{name}.4.weight", 2, 1)
-    return agreed(votes + vote(shapes, f"{name}.2.bias", 1, 0), HIDDEN)
+def mlp_sizes(name: str) -> dict[str, Axes]:
+    """The tensors that decide the sizes of a tokenizer's MLP of this name, and their axes."""
+    return {f"{name}.0.bias": ("hidden",), f"{name}.4.bias": ("token_width",)}

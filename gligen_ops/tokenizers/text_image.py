@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ..entities import BoxEntity
-from ..kinds import OFFICIAL, Kind
+from ..kinds import OFFICIAL, Kind, first_conv_with
 from ..layers.first_conv import KnownRegion
-from ..shapes import Shapes, agreed, vote
 from .box import POSITION, SLOTS, box_inputs
 from .fourier import fourier_embedding
-from .mlp import HIDDEN, hidden_width, token_mlp
+from .mlp import HIDDEN, mlp_sizes, token_mlp
 from .slots import filled, or_null
 from .tokenizer import Tokenizer
+
+SIGNATURE = {"position_net.null_image_feature": None}
+INPAINTING = SIGNATURE | first_conv_with(KnownRegion.channels)
 
 
 class TextImageTokenizer(Tokenizer):
@@ -27,17 +29,17 @@ class TextImageTokenizer(Tokenizer):
     of the MLPs."""
 
     kinds = (
-        Kind("text and image box", OFFICIAL + "generation-text-image-box"),
-        Kind("text and image box inpainting", OFFICIAL + "inpainting-text-image-box", KnownRegion),
+        Kind("text and image box", OFFICIAL + "generation-text-image-box", SIGNATURE),
+        Kind(
+            "text and image box inpainting",
+            OFFICIAL + "inpainting-text-image-box",
+            INPAINTING,
+            KnownRegion,
+        ),
     )
+    sizes = {"null_text_feature": ("text_width",)} | mlp_sizes("linears_text")
     slots = SLOTS
     slot_of_token = [*range(SLOTS), *range(SLOTS)]
-    tensor_names = frozenset(
-        {
-            *("linears_text", "linears_image"),
-            *("null_text_feature", "null_image_feature", "null_position_feature"),
-        }
-    )
 
     def __init__(self, text_width: int, token_width: int, operations=nn, hidden: int = HIDDEN):
         super().__init__()
@@ -46,16 +48,6 @@ class TextImageTokenizer(Tokenizer):
         self.null_text_feature = nn.Parameter(torch.zeros(text_width))
         self.null_image_feature = nn.Parameter(torch.zeros(text_width))
         self.null_position_feature = nn.Parameter(torch.zeros(POSITION))
-
-    @classmethod
-    def of(cls, shapes: Shapes, token_width: int, operations=nn) -> "TextImageTokenizer":
-        """The one that has tensors of these shapes."""
-        widths = []
-        for kind in ("text", "image"):
-            widths += vote(shapes, f"null_{kind}_feature", 1, 0)
-            widths += [n - POSITION for n in vote(shapes, f"linears_{kind}.0.weight", 2, 1)]
-        hidden = hidden_width(shapes, "linears_text")
-        return cls(agreed(widths, token_width), token_width, operations, hidden)
 
     @property
     def text_width(self) -> int:

@@ -11,6 +11,7 @@ from files import (
     SD15_WIDTHS,
     SD21_WIDTHS,
     SDXL_WIDTHS,
+    load_gligen,
     random_text_box_tensors,
     save_authors,
     save_diffusers,
@@ -23,7 +24,6 @@ from gligen_pack.gligen_ops.errors import GligenError
 from gligen_pack.gligen_ops.files.checkpoint import (
     build_gligen,
     checkpoint_of,
-    load_gligen,
     read_gligen,
     state_dict_of,
 )
@@ -149,7 +149,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import conftest
-from gligen_pack.gligen_ops.files.checkpoint import load_gligen, read_gligen
+from files import load_gligen
+from gligen_pack.gligen_ops.files.checkpoint import read_gligen
 
 def status(what):
     lines = Path("/proc/self/status").read_text().splitlines()

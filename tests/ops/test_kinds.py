@@ -9,6 +9,7 @@ from files import (
     SD15_WIDTHS,
     SDXL_WIDTHS,
     fake_omegaconf,
+    load_gligen,
     random_tensors,
     save_authors,
     save_diffusers,
@@ -20,12 +21,11 @@ from gligen_pack.gligen_ops.files.checkpoint import (
     Checkpoint,
     build_gligen,
     checkpoint_of,
-    load_gligen,
     read_gligen,
     save_gligen,
     tensors_of,
 )
-from gligen_pack.gligen_ops.files.tensor_files import strings_in
+from gligen_pack.gligen_ops.files.tensor_files import contents_of
 from gligen_pack.gligen_ops.kinds import KINDS, kind_of
 from gligen_pack.gligen_ops.layers.first_conv import FirstConv
 from gligen_pack.gligen_ops.layers.gated_cross import GatedCrossAttention
@@ -175,7 +175,7 @@ def test_canny_and_depth_are_told_apart_by_what_the_file_says(tmp_path, all_tens
 
 def test_a_configuration_with_a_transformer_depth_is_no_depth_map(tmp_path, all_tensors):
     save_authors(tmp_path / "model.bin", all_tensors["canny map"], net="canny")
-    assert "transformer_depth" in strings_in(tmp_path / "model.bin")
+    assert "transformer_depth" in contents_of(tmp_path / "model.bin").strings
     assert read_gligen(tmp_path / "model.bin").kind is KIND["canny map"]
 
 
@@ -287,9 +287,9 @@ def test_maps_of_fewer_tokens_are_read_at_that_size(all_tensors):
 def test_a_file_is_read_for_its_strings_without_running_it(tmp_path):
     with fake_omegaconf() as omegaconf:
         torch.save({"config_dict": omegaconf(a="one", b={"c": "two"}).__dict__}, tmp_path / "a.bin")
-    assert {"one", "two", "omegaconf.nodes AnyNode"} <= {*strings_in(tmp_path / "a.bin")}
+    assert {"one", "two", "omegaconf.nodes AnyNode"} <= {*contents_of(tmp_path / "a.bin").strings}
     save_pruned(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
-    assert strings_in(tmp_path / "a.safetensors") == []
+    assert not contents_of(tmp_path / "a.safetensors").strings
 
 
 def test_a_text_box_gligen_of_sd_1_has_209_million_weights():

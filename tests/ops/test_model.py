@@ -1,11 +1,11 @@
-"""Blocks of a UNet, and widths that the shapes of tensors agree on."""
+"""Blocks of a UNet, and sizes that tensors decide."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 from gligen_pack.gligen_ops.model import Block, Gligen, blocks_of
-from gligen_pack.gligen_ops.shapes import agreed, vote
+from gligen_pack.gligen_ops.shapes import Sizes, fits
 
 
 def transformer(width, depth):
@@ -68,14 +68,17 @@ def test_a_blocks_key_is_its_place_in_the_authors_files():
     ]
 
 
-def test_a_tensor_votes_with_the_axis_that_is_asked_for():
-    shapes = {"a": (3, 5, 7)}
-    assert [vote(shapes, "a", 3, axis) for axis in range(3)] == [[3], [5], [7]]
-    assert vote(shapes, "a", 2, 0) == vote(shapes, "b", 3, 0) == []
+def test_a_tensor_fits_by_its_numbers_and_by_sizes_above_0():
+    axes = ("width", 9, "height")
+    assert fits((3, 9, 7), axes)
+    assert not any(fits(shape, axes) for shape in [(3, 8, 7), (0, 9, 7), (3, 9), (3, 9, 7, 1), ()])
 
 
-@pytest.mark.parametrize(
-    "votes, width", [([5, 7, 7], 7), ([0, 0, -64, 5], 5), ([], 9), ([0, 0], 9), ([4], 4)]
-)
-def test_most_votes_above_0_decide_a_width(votes, width):
-    assert agreed(votes, 9) == width
+@pytest.mark.parametrize("shape", [None, (), (3, 5), (2, 5, 7), (1, 0, 7)])
+def test_a_size_is_read_from_the_tensor_that_decides_it_or_told_to_be_unread(shape):
+    axes = (1, "tokens", "width")
+    sizes = Sizes({"a": (1, 5, 7)})
+    assert sizes.read("a", axes) == {"tokens": 5, "width": 7} and not sizes.unread
+    sizes = Sizes({} if shape is None else {"a": shape})
+    assert sizes.read("a", axes).keys() == {"tokens", "width"}
+    assert sizes.unread == {"a": axes}

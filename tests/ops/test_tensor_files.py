@@ -9,7 +9,7 @@ import pytest
 import torch
 from gligen_pack.gligen_ops.errors import GligenError
 from gligen_pack.gligen_ops.files.pickles import Inert, Storage, Unpickler
-from gligen_pack.gligen_ops.files.tensor_files import read_tensors, tensors_in
+from gligen_pack.gligen_ops.files.tensor_files import contents_of, read_tensors
 from safetensors.torch import save_file
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -27,7 +27,7 @@ def save_legacy(path, tensors):
 
 
 def back(path):
-    return read_tensors(path, tensors_in(path))
+    return read_tensors(path, contents_of(path).tensors)
 
 
 def numbers(dtype):
@@ -77,7 +77,7 @@ def test_the_two_floats_of_8_bits_are_told_apart_by_what_they_are_worth(tmp_path
 
 def test_integers_of_safetensors_are_no_dtype_of_a_model(tmp_path):
     save_file(numbers(torch.int8) | {"float": torch.ones(1)}, tmp_path / "file")
-    dtypes = {name: stored.dtype for name, stored in tensors_in(tmp_path / "file").items()}
+    dtypes = {name: stored.dtype for name, stored in contents_of(tmp_path / "file").tensors.items()}
     assert dtypes == {"small": None, "large": None, "float": torch.float32}
 
 
@@ -119,7 +119,7 @@ def test_tensors_of_a_mapping_within_are_named_with_its_key(tmp_path, save):
 def test_a_view_is_read_without_what_lies_around_it(tmp_path):
     whole = torch.arange(1000.0)
     save_zip(tmp_path / "file", {"part": whole[500:510:3]})
-    stored = tensors_in(tmp_path / "file")["part"]
+    stored = contents_of(tmp_path / "file").tensors["part"]
     assert stored.span == 10
     assert stored.read((tmp_path / "file").open("rb")).untyped_storage().nbytes() == 40
 
@@ -139,7 +139,7 @@ def test_a_view_beyond_its_storage_is_damage(tmp_path, save, dtype, offset, shap
     # What comes after it in the file is enough to read it from.
     save(tmp_path / "file", {"odd": Odd(), "more": torch.zeros(100, dtype=dtype)})
     with pytest.raises(GligenError, match="damaged or incomplete"):
-        tensors_in(tmp_path / "file")
+        contents_of(tmp_path / "file")
 
 
 @pytest.mark.parametrize("order, taken", [("little", True), ("big", False)])
@@ -153,7 +153,7 @@ def test_a_file_of_a_big_endian_computer_is_refused(tmp_path, monkeypatch, order
         assert back(tmp_path / "file")["a"].tolist() == [1, 1]
     else:
         with pytest.raises(GligenError, match="file was saved on a big-endian computer"):
-            tensors_in(tmp_path / "file")
+            contents_of(tmp_path / "file")
 
 
 def test_a_file_that_does_not_tell_its_byte_order_is_a_little_endian_one(tmp_path):
@@ -182,7 +182,7 @@ def test_records_with_long_extra_fields_begin_after_them(tmp_path):
 
 def test_a_file_that_shrank_since_it_was_looked_at_is_damage(tmp_path):
     save_file({"a": torch.ones(100)}, tmp_path / "file")
-    stored = tensors_in(tmp_path / "file")
+    stored = contents_of(tmp_path / "file").tensors
     content = (tmp_path / "file").read_bytes()
     (tmp_path / "file").write_bytes(content[:-1])
     with pytest.raises(GligenError, match="damaged or incomplete"):
