@@ -40,10 +40,13 @@ class Block(NamedTuple):
 
 
 class Gligen(nn.Module):
-    """tokenizer: makes grounding tokens, width D. widths: C of each grounded block, in the order in
-    which the UNet runs them. operations: where Linear and LayerNorm come from. fuser: the gated layers'
-    kind, of `FUSERS`. first_conv: takes the place of the UNet's, where there is one. kind: what it is
-    grounded by, where that is known."""
+    """All that GLIGEN adds to a UNet.
+
+    tokenizer: makes grounding tokens, width D. widths: C of each grounded block, in the order in which the
+    UNet runs them. operations: where Linear and LayerNorm come from. fuser: the gated layers' kind, of
+    `FUSERS`. first_conv: takes the place of the UNet's, where there is one. kind: what it is grounded by,
+    where that is known.
+    """
 
     def __init__(
         self,

@@ -17,12 +17,15 @@ _FINE = 100
 
 @dataclass(frozen=True)
 class BetaSchedule:
-    """tau, decay: shares of a run's steps, 0..1, their sum at most 1. strength multiplies β.
+    """β over a run.
+
+    tau, decay: shares of a run's steps, 0..1, their sum at most 1. strength multiplies β.
     curve: maps the place in the run, 0 at the first step and 1 at the last, to β; it replaces tau
     and decay.
 
     However few the steps, what is above 0 somewhere grounds at least one of them. (The original rounds
-    a share of less than a step down to none.)"""
+    a share of less than a step down to none.)
+    """
 
     tau: float = 1.0
     decay: float = 0.0

@@ -31,9 +31,12 @@ LISTED = 8
 
 
 class Checkpoint(NamedTuple):
-    """tensors: by the authors' names (`….fuser.*`, `position_net.*`, `downsample_net.*`, and the
+    """The tensors of a GLIGEN, and what they are.
+
+    tensors: by the authors' names (`….fuser.*`, `position_net.*`, `downsample_net.*`, and the
     `input_blocks.0.0.*` that takes other than the 4 channels of Stable Diffusion), in their own dtypes.
-    fuser: of `FUSERS`. name: what messages call it. source: where the weights are from."""
+    fuser: of `FUSERS`. name: what messages call it. source: where the weights are from.
+    """
 
     tensors: dict[str, Tensor]
     kind: Kind

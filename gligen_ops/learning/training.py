@@ -35,12 +35,12 @@ Seen = Callable[[GatedSelfAttention, Tensor, GroundingKeys, int, Tensor], None]
 
 @dataclass(frozen=True)
 class Batch:
+    """Grounded examples. extra: makes what a first convolution takes beside the latents, [B, k, h, w]."""
+
     latents: Tensor  # z, [B, c, h, w]
     context: Tensor  # caption, [B, L, F]
     grounding: tuple[Tensor, ...]  # the tokenizer's inputs [B, ...], masks among them
-    extra: Callable[[FirstConv], Tensor] | None = (
-        None  # what a first convolution takes, [B, k, h, w]
-    )
+    extra: Callable[[FirstConv], Tensor] | None = None
 
 
 class Diffusion:

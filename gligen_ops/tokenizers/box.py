@@ -30,8 +30,11 @@ def box_inputs(boxes: list[Box]) -> tuple[Tensor, Tensor]:
 
 
 class BoxTokenizer(Tokenizer):
-    """text_width: F of the phrase feature; token_width: D of the grounding tokens (768 on SD 1.x);
-    hidden: of the MLP."""
+    """Makes a token of each box with its phrase.
+
+    text_width: F of the phrase's feature. token_width: D of the grounding tokens (768 on SD 1.x). hidden: of
+    the MLP.
+    """
 
     kinds = (
         Kind("text box", OFFICIAL + "generation-text-box", SIGNATURE),

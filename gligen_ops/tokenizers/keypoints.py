@@ -25,8 +25,10 @@ SIGNATURE = {"position_net.person_embeddings": None}
 
 
 class KeypointTokenizer(Tokenizer):
-    """token_width: D of the grounding tokens, and of the embeddings (768 on SD 1.x); hidden:
-    of the MLP."""
+    """Makes a token of each point of each person.
+
+    token_width: D of the grounding tokens, and of the embeddings (768 on SD 1.x). hidden: of the MLP.
+    """
 
     kinds = (Kind("keypoints", OFFICIAL + "generation-keypoint", SIGNATURE),)
     sizes = mlp_sizes("linears")

@@ -39,9 +39,11 @@ def maps(inputs: int, hidden: int = 4, mode: str = "bicubic") -> Callable[..., D
 
 
 class MapTokenizer(Tokenizer):
-    """feature_width: F of ConvNeXt's features (768 in ConvNeXt-Tiny); token_width: D of the grounding
-    tokens; tokens: G, a square, which decides the resolution at which the map is read (196: 448);
-    hidden: of the MLP."""
+    """Makes tokens of the places of a map, on a square grid.
+
+    feature_width: F of ConvNeXt's features (768 in ConvNeXt-Tiny). token_width: D of the grounding tokens.
+    tokens: G, a square, which decides the resolution at which the map is read (196: 448). hidden: of the MLP.
+    """
 
     kinds = (
         Kind("hed map", OFFICIAL + "generation-hed", EDGES, Edges),
@@ -100,7 +102,7 @@ class MapTokenizer(Tokenizer):
 
 
 class SemanticMapTokenizer(MapTokenizer):
-    """Of one-hot maps [B, 152, H, W] of the classes of ADE20K, which a convolution makes pixels of."""
+    """Makes tokens of one-hot maps [B, 152, H, W] of the classes of ADE20K, which a convolution makes pixels of."""
 
     kinds = (
         Kind("semantic map", OFFICIAL + "generation-sem", ONE_HOT, maps(CLASSES, 16, "nearest")),

@@ -25,8 +25,11 @@ INPAINTING = SIGNATURE | first_conv_with(KnownRegion.channels)
 
 
 class TextImageTokenizer(Tokenizer):
-    """text_width: F of the phrase and image features; token_width: D of the grounding tokens; hidden:
-    of the MLPs."""
+    """Makes two tokens of each box: of its phrase, and of its picture.
+
+    text_width: F of the features of phrases and pictures. token_width: D of the grounding tokens. hidden: of
+    the MLPs.
+    """
 
     kinds = (
         Kind("text and image box", OFFICIAL + "generation-text-image-box", SIGNATURE),

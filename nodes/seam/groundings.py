@@ -11,9 +11,12 @@ from .tags import Row
 
 @dataclass(frozen=True, eq=False)
 class Grounding:
-    """What one cond grounds by one GLIGEN. entries: those that make tokens; none: the null grounding.
-    channels: the entry that goes into the first convolution. strength: multiplies β; that of the strongest
-    entry. area: what the places of entities are relative to."""
+    """What one cond grounds by one GLIGEN.
+
+    entries: those that make tokens; none: the null grounding. channels: the entry that goes into the first
+    convolution. strength: multiplies β; that of the strongest entry. area: what the places of entities are
+    relative to.
+    """
 
     gligen: LoadedGligen
     entries: tuple[Entry, ...]
