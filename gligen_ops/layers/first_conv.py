@@ -64,7 +64,8 @@ class KnownRegion(nn.Module):
 
 
 class FirstConv(nn.Module):
-    """A GLIGEN's first convolution. width: C of the UNet's first features (320 on SD). downsample_net: makes the extra channels."""
+    """A GLIGEN's first convolution. width: C of the UNet's first features (320 on SD). downsample_net: makes
+    the extra channels."""
 
     def __init__(self, width: int, downsample_net: nn.Module, operations=nn):
         super().__init__()

@@ -15,7 +15,8 @@ BLOCK = re.compile(r"(.*\bstages\.\d+\.\d+\.)(\w+)(.*)")
 
 
 class ConvNeXt(nn.Module):
-    """The ConvNeXt that reads a map. width: F of the last stage's features (768 in ConvNeXt-Tiny); each stage doubles it."""
+    """The ConvNeXt that reads a map. width: F of the last stage's features (768 in
+    ConvNeXt-Tiny); each stage doubles it."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -102,7 +102,8 @@ class MapTokenizer(Tokenizer):
 
 
 class SemanticMapTokenizer(MapTokenizer):
-    """Makes tokens of one-hot maps [B, 152, H, W] of the classes of ADE20K, which a convolution makes pixels of."""
+    """Makes tokens of one-hot maps [B, 152, H, W] of the classes of ADE20K, which a convolution makes
+    pixels of."""
 
     kinds = (
         Kind("semantic map", OFFICIAL + "generation-sem", ONE_HOT, maps(CLASSES, 16, "nearest")),
