@@ -21,11 +21,13 @@ def flops(every: int) -> float:
 def curve(layouts: int) -> dict[str, dict[str, float]]:
     """At τ = 1: share of things in place, and the mean difference of a pixel's colour, 0..1, from the exact
     picture."""
-    demo, its = Demo("text box"), Boxes()
+    demo, measure = Demo("text box"), Boxes()
     in_place: dict[int, list] = {every: [] for every in EVERY}
     difference: dict[int, list] = {every: [] for every in EVERY}
-    for seed, scene in enumerate(tqdm(its.scenes(layouts), desc="refresh_every", mininterval=5)):
-        positive, *_ = its.grounded(demo, scene)
+    for seed, scene in enumerate(
+        tqdm(measure.scenes(layouts), desc="refresh_every", mininterval=5)
+    ):
+        positive, *_ = measure.grounded(demo, scene)
         pictures = {n: demo.sample(positive, 1.0, seed, refresh_every=n) for n in EVERY}
         for every, picture in pictures.items():
             in_place[every] += placed(picture, scene.things)["in place"]

@@ -81,17 +81,17 @@ def keep(part: str, heading: str, results: dict[str, dict]) -> None:
     data.setdefault(part, {})[heading] = results
     DATA.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page = PAGE.read_text(encoding="utf-8")
-    for part, its in data.items():
-        page = filled(page, part, its)
+    for part, races in data.items():
+        page = filled(page, part, races)
     PAGE.write_text(page, encoding="utf-8")
     plot_races(data.get("races", {}))
     plot_refresh(data.get("refresh", {}))
 
 
-def filled(page: str, part: str, its: dict[str, dict]) -> str:
+def filled(page: str, part: str, races: dict[str, dict]) -> str:
     """The page with the tables of a part between its marks."""
     start, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->"
-    tables = "\n\n".join(f"**{heading}**\n\n{table(part, r)}" for heading, r in its.items())
+    tables = "\n\n".join(f"**{heading}**\n\n{table(part, r)}" for heading, r in races.items())
     before, after = page.split(start)[0], page.split(end)[1]
     return f"{before}{start}\n{tables}\n\n{end}{after}"
 

@@ -19,33 +19,33 @@ from .measures import MEASURES, Demo
 SHOWN = 6
 
 
-def measure(demo, its, scenes: list, name: str) -> dict[str, dict[str, float]]:
+def figures_of(demo, measure, scenes: list, name: str) -> dict[str, dict[str, float]]:
     """For each τ the mean of each of its figures."""
     results = {}
     for tau in TAUS:
         values: dict[str, list[float]] = {}
         for seed, scene in enumerate(tqdm(scenes, desc=f"{name}, τ = {tau:g}", mininterval=5)):
-            positive, *latent = its.grounded(demo, scene)
+            positive, *latent = measure.grounded(demo, scene)
             picture = demo.sample(positive, tau, seed, *latent)
-            for figure, more in its.figures(demo, picture, scene).items():
+            for figure, more in measure.figures(demo, picture, scene).items():
                 values.setdefault(figure, []).extend(map(float, more))
         results[f"{tau:g}"] = {f: float(np.mean(v)) for f, v in values.items() if v}
         results[f"{tau:g}"]["things"] = max(map(len, values.values()))
     return results
 
 
-def sheet(demo, its, scenes: list) -> Image.Image:
+def sheet(demo, measure, scenes: list) -> Image.Image:
     """A column for each scene: what is given, then a picture for each τ."""
-    margin, side = 74, its.given(scenes[0]).width
+    margin, side = 74, measure.given(scenes[0]).width
     rows = ["given", *(f"tau {tau:g}" for tau in TAUS)]
     whole = Image.new("RGB", (margin + side * len(scenes), side * len(rows)), "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(20)
     for row, name in enumerate(rows):
         draw.text((margin / 2, (row + 0.5) * side), name, "black", font, anchor="mm")
     for column, scene in enumerate(scenes):
-        positive, *latent = its.grounded(demo, scene)
+        positive, *latent = measure.grounded(demo, scene)
         pictures = [demo.sample(positive, tau, column, *latent) for tau in TAUS]
-        images = [its.given(scene), *(its.over(scene, picture) for picture in pictures)]
+        images = [measure.given(scene), *(measure.over(scene, picture) for picture in pictures)]
         for row, image in enumerate(images):
             whole.paste(image, (margin + column * side, row * side))
     return whole
@@ -80,15 +80,15 @@ def main(argv: Sequence[str]) -> None:
         parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     results = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in arguments.names or MEASURES:
-        its = MEASURES[name]
-        demo = Demo(its.kind)
-        scenes = its.scenes(arguments.scenes + SHOWN)
-        results[name] = measure(demo, its, scenes[: arguments.scenes], name)
+        measure = MEASURES[name]
+        demo = Demo(measure.kind)
+        scenes = measure.scenes(arguments.scenes + SHOWN)
+        results[name] = figures_of(demo, measure, scenes[: arguments.scenes], name)
         print(f"\n{arguments.scenes} scenes\n{table({name: results[name]})}", flush=True)
         if not arguments.no_files:
             results = {name: results[name] for name in MEASURES if name in results}
             FILE.write_text(json.dumps(results, indent=1) + "\n")
             write_page(results)
-            sheet(demo, its, scenes[-SHOWN:]).save(DOCS / f"demo_{name}.png")
+            sheet(demo, measure, scenes[-SHOWN:]).save(DOCS / f"demo_{name}.png")
     if not arguments.no_files:
         gate_plot(ROOT / "demo" / "training" / "gates" / "boxes.jsonl", DOCS / "demo_gates.png")

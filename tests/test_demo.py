@@ -83,12 +83,12 @@ def demo(measures):
 
 def means(measures, name, tau, count):
     """Of each figure of a measure, over so many scenes."""
-    its = measures.MEASURES[name]
-    demo, values = measures.Demo(its.kind), {}
-    for seed, scene in enumerate(its.scenes(count)):
-        positive, *latent = its.grounded(demo, scene)
+    measure = measures.MEASURES[name]
+    demo, values = measures.Demo(measure.kind), {}
+    for seed, scene in enumerate(measure.scenes(count)):
+        positive, *latent = measure.grounded(demo, scene)
         picture = demo.sample(positive, tau, seed, *latent)
-        for figure, more in its.figures(demo, picture, scene).items():
+        for figure, more in measure.figures(demo, picture, scene).items():
             values.setdefault(figure, []).extend(more)
     return {figure: np.mean(found) for figure, found in values.items() if found}
 

@@ -65,9 +65,11 @@ def test_what_is_dropped_is_null_and_what_is_kept_is_as_it_was():
     for i in range(100):
         captions.append(torch.equal(dropped.context[i], examples.context[i]))
         assert captions[-1] or torch.equal(dropped.context[i], null[0])
-        its = [(t[i], was[i]) for t, was in zip(dropped.grounding, examples.grounding, strict=True)]
-        groundings.append(all(torch.equal(*pair) for pair in its))
-        assert groundings[-1] or not any(t.any() for t, _ in its)
+        pairs = [
+            (t[i], was[i]) for t, was in zip(dropped.grounding, examples.grounding, strict=True)
+        ]
+        groundings.append(all(torch.equal(*pair) for pair in pairs))
+        assert groundings[-1] or not any(t.any() for t, _ in pairs)
     for kept in (captions, groundings):
         assert 80 <= sum(kept) < 100
     assert captions != groundings
