@@ -27,7 +27,11 @@ class Edges(nn.Module):
         super().__init__()
 
     def forward(self, entity: SpatialMap, size: Size) -> Tensor:
-        return interpolate(entity.picture[None, :1], size, mode="bicubic")
+        return self.of(entity.picture[None], size)
+
+    def of(self, maps: Tensor, size: Size) -> Tensor:
+        """maps: [B, C, H, W]. Returns [B, 1, h, w]."""
+        return interpolate(maps[:, :1], size, mode="bicubic")
 
 
 class Downsampler(nn.Module):
@@ -46,9 +50,13 @@ class Downsampler(nn.Module):
         )
 
     def forward(self, entity: SpatialMap, size: Size) -> Tensor:
+        return self.of(entity.picture[None], size)
+
+    def of(self, maps: Tensor, size: Size) -> Tensor:
+        """maps: [B, C, H, W]. Returns [B, 8, h, w]."""
         # The authors' maps are 256 × 256, for the latent of 64 × 64 that they train on.
-        picture = entity.picture[None, : self.layers[0].in_channels]
-        return self.layers(interpolate(picture, (4 * size[0], 4 * size[1]), mode=self.mode))
+        maps = maps[:, : self.layers[0].in_channels]
+        return self.layers(interpolate(maps, (4 * size[0], 4 * size[1]), mode=self.mode))
 
 
 class KnownRegion(nn.Module):

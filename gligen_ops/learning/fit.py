@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+SHOWN = 10  # steps from one figure of the progress bar to the next
+SAVED = 200  # steps from one state on disk to the next
+
 
 def fit(
     file: Path,
@@ -27,7 +30,10 @@ def fit(
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     parameters = [p for g in groups for p in g["params"]]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
+    device = parameters[0].device
+    optimiser = torch.optim.AdamW(
+        groups, betas=(0.9, 0.99), weight_decay=1e-3, fused=device.type == "cuda"
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         [g["lr"] for g in groups],
@@ -38,7 +44,7 @@ def fit(
     average = [p.detach().clone() for p in parameters]
     start, seconds = 0, 0.0
     if file.exists():
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, map_location=device, weights_only=True)
         modules.load_state_dict(state["modules"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
@@ -74,10 +80,11 @@ def fit(
                 average, [p.detach() for p in parameters], 1 - min(ema, step / (step + 10))
             )
         seconds += time.perf_counter() - clock
-        smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
-        bar.set_postfix(loss=f"{smooth:.4f}")
+        if step % SHOWN == 0:  # a GPU is waited for no oftener than this
+            smooth = value.item() if smooth is None else 0.8 * smooth + 0.2 * value.item()
+            bar.set_postfix(loss=f"{smooth:.4f}")
         every(step)
-        if (step + 1) % 200 == 0 or step + 1 == steps:
+        if (step + 1) % SAVED == 0 or step + 1 == steps:
             save(step + 1)
     with torch.no_grad():
         for p, a in zip(parameters, average, strict=True):

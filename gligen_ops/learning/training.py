@@ -114,7 +114,7 @@ def loss(
         first = partial(gligen.first_conv, extra=batch.extra(gligen.first_conv))
     noise = torch.randn_like(batch.latents)
     predicted = denoise(diffusion.noisy(batch.latents, noise, t), t, batch.context, fuse, first)
-    return torch.nn.functional.mse_loss(predicted, noise)
+    return torch.nn.functional.mse_loss(predicted.float(), noise)
 
 
 def gate_values(gligen: Gligen) -> dict[str, tuple[float, float]]:

@@ -4,6 +4,7 @@ import pytest
 import reference
 import small
 import torch
+from gligen_pack.gligen_ops import tokenizers  # noqa: F401  (declares the kinds)
 from gligen_pack.gligen_ops.entities import Inpainting, SpatialMap
 from gligen_pack.gligen_ops.kinds import KINDS
 from gligen_pack.gligen_ops.layers.first_conv import FirstConv

@@ -1,0 +1,114 @@
+"""Gated layers and tokenizer of one GLIGEN on grounded scenes, over the frozen base."""
+
+import json
+
+import torch
+from torch import Tensor, nn
+
+from ...gligen_ops.files.checkpoint import build_gligen, checkpoint_of, state_dict_of, tensors_of
+from ...gligen_ops.learning import training
+from ...gligen_ops.learning.fit import fit
+from ...gligen_ops.model import Block, Gligen, blocks_of
+from ..training.guidance import OPENING, Guidance, open_gates
+from . import data, models, train_base
+from .adapters import ADAPTERS
+from .adapters.adapter import Adapter
+from .device import DEVICE, graphed, half, number
+from .stages import FOLDER, RUN, load_weights, save_weights
+
+CPU_BATCH = 32
+GUIDED = 800  # steps
+WEIGHT = 0.02  # of the guidance at their start
+LAYOUT = 0.6  # share of examples with much noise, where layout is decided
+FROM = 500  # time step
+
+
+def denoiser(unet: nn.Module) -> training.Denoise:
+    def denoise(z, t, context, fuse, first):
+        def middle_patch(v, extra):
+            return fuse(v, Block(*extra["block"], extra["block_index"]), extra["n_heads"])
+
+        def input_block_patch(h, extra):
+            return first(z) if first is not None and extra["block"] == ("input", 0) else h
+
+        patches = {"middle_patch": [middle_patch], "input_block_patch": [input_block_patch]}
+        return unet(z, t, context=context, transformer_options={"patches": patches})
+
+    return denoise
+
+
+class Loss(nn.Module):
+    """The objective on random grounded scenes, plus so much of the guidance as is asked."""
+
+    def __init__(self, adapter: Adapter, gligen: Gligen, unet: nn.Module, text: nn.Module):
+        super().__init__()
+        self.gligen, self.text, self.unet = gligen, text, unet
+        self.adapter, self.denoise = adapter, denoiser(unet)
+        self.batch = adapter.batch if DEVICE.type == "cuda" else CPU_BATCH
+        self.diffusion = training.Diffusion()
+        self.diffusion.alpha_bar = self.diffusion.alpha_bar.to(DEVICE)
+        with torch.no_grad():
+            self.null = text(data.Tokens()([""]).to(DEVICE))[0]
+
+    def forward(self, weight: Tensor) -> Tensor:
+        adapter = self.adapter
+        at = adapter.usable[torch.randint(len(adapter.usable), (self.batch,), device=DEVICE)]
+        example = adapter.examples(at)
+        guidance = Guidance(example.regions)
+        with half():
+            with torch.no_grad():
+                context = self.text(example.captions)[0]
+            batch = training.Batch(adapter.latents[at], context, example.inputs, example.extra)
+            t = train_base.time_steps(self.batch, LAYOUT, FROM)
+            loss = training.loss(
+                self.denoise, self.gligen, self.diffusion, batch, self.null, t, guidance.see
+            )
+        return loss + weight * guidance.loss()
+
+
+def gligen_of(adapter: Adapter, unet: nn.Module) -> Gligen:
+    """As it begins: its gates at 0, or its gated layers those of the adapter that it starts with."""
+    first_conv = adapter.first_conv(unet.input_blocks[0][0])
+    gligen = Gligen(
+        adapter.tokenizer, models.CONTEXT, blocks_of(unet),
+        first_conv=first_conv, kind=adapter.gligen_kind,
+    )  # fmt: skip
+    if adapter.start:
+        tensors = load_weights(adapter.start, "cpu")
+        other = build_gligen(checkpoint_of(tensors))
+        other.load_state_dict(state_dict_of(other, tensors))
+        gligen.fusers.load_state_dict(other.fusers.state_dict())
+        adapter.begin(other)
+    return gligen.to(DEVICE)
+
+
+def train(name: str, steps: int) -> None:
+    adapter = ADAPTERS[name]()
+    torch.manual_seed(adapter.seed)
+    unet, text = train_base.trained()
+    before = training.fingerprint([*unet.parameters(), *text.parameters()])
+    adapter.prepare(text)
+    gligen = gligen_of(adapter, unet)
+    loss = graphed(Loss(adapter, gligen, unet, text), number(0))
+
+    def step_loss(step: int) -> Tensor:
+        if not adapter.start and step <= OPENING:
+            open_gates(gligen, step / OPENING)
+        return loss(number(WEIGHT * max(0.0, 1 - step / GUIDED)))
+
+    gates = FOLDER / "gates" / f"{name}.jsonl"
+    gates.parent.mkdir(exist_ok=True)
+    file = RUN / f"{name}.pt"
+    if not file.exists():
+        gates.write_text("")
+
+    def every(step: int) -> None:
+        if step % 20 == 0 or step + 1 == steps:
+            with gates.open("a") as log:
+                print(json.dumps({"step": step, **training.gate_values(gligen)}), file=log)
+
+    fit(file, gligen, training.parameter_groups(gligen, 2e-3, 5e-3), step_loss, steps, every)
+    after = [*unet.parameters(), *text.parameters()]
+    if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+        raise RuntimeError("The frozen base changed during training.")
+    save_weights(name, tensors_of(gligen))
