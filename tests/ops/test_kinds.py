@@ -121,6 +121,38 @@ def test_what_is_wrong_with_a_file_of_any_kind_is_told(all_tensors, name):
             build_gligen(checkpoint_of(tensors | {f"{key}.too": torch.zeros(3)}, hints=hints))
 
 
+@pytest.mark.parametrize("name", ["text box", "text and image box", "keypoints", "hed map"])
+def test_a_tensor_that_decides_a_size_is_told_alone_where_it_is_missing_or_of_other_axes(
+    all_tensors, name
+):
+    tensors = all_tensors[name]
+    for key, axes in KIND[name].tokenizer.sizes.items():
+        key = f"position_net.{key}"
+        rest = {n: tensor for n, tensor in tensors.items() if n != key}
+        with pytest.raises(GligenError, match=rf"tensors: 1 missing \({key}\)\. Download"):
+            build_gligen(checkpoint_of(rest, hints=[name]))
+        wanted = ", ".join(map(str, axes))
+        told = rf"tensors: 1 of the wrong shape \({key} is \[0\] and not \[{wanted}\]\)\. Download"
+        with pytest.raises(GligenError, match=told):
+            build_gligen(checkpoint_of(rest | {key: torch.zeros(0)}, hints=[name]))
+
+
+def test_a_file_with_the_signature_of_no_kind_is_told_what_it_lacks(all_tensors):
+    tensors = dict(all_tensors["text box"])
+    del tensors["position_net.null_positive_feature"]
+    with pytest.raises(GligenError, match="mine.bin .* of no kind of GLIGEN") as error:
+        checkpoint_of(tensors, "mine.bin", ["", "text.bin"])
+    assert "position_net.null_positive_feature (text box);" in str(error.value)
+    assert "position_net.person_embeddings (keypoints);" in str(error.value)
+    assert checkpoint_of(tensors, hints=["text box"]).kind is KIND["text box"]
+
+
+def test_tokens_of_a_map_that_are_no_square_are_told(all_tensors):
+    tensors = all_tensors["hed map"] | {"position_net.pos_embedding": torch.zeros(1, 60, 64)}
+    with pytest.raises(GligenError, match=r"is \[1, 60, 64\] and not \[1, 49, 64\]"):
+        build_gligen(checkpoint_of(tensors))
+
+
 class LazyLinear(torch.nn.Linear):
     """As the host's, which has no weights until they are loaded."""
 
