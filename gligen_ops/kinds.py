@@ -87,6 +87,11 @@ def kind_of(shapes: Shapes, hints: Sequence[str] = (), file: str = "the file") -
     named = [kind for kind in KINDS if hints and kind.name == hints[0]]
     if named:
         return named[0]
+    if f"{FIRST_CONV}bias" in shapes and f"{FIRST_CONV}weight" not in shapes:
+        raise GligenError(
+            f"{file} does not hold a complete GLIGEN: {FIRST_CONV}weight is missing. Download it again, or "
+            "choose another file."
+        )
     lacking = {kind.name: kind.lacks(shapes) for kind in KINDS}
     found = [kind for kind in KINDS if not lacking[kind.name]]
     if not found:

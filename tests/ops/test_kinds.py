@@ -344,3 +344,11 @@ def test_the_width_of_the_mlp_is_read_from_the_file(tmp_path, name):
     again = load_gligen(tmp_path / "narrow.safetensors")
     assert again.kind is kind
     assert same(again.state_dict(), gligen.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["text box inpainting", "depth map"])
+def test_a_file_without_the_weight_of_its_first_convolution_is_told_so(all_tensors, kind):
+    tensors = dict(all_tensors[kind])
+    del tensors["input_blocks.0.0.weight"]
+    with pytest.raises(GligenError, match=r"a\.pt .*input_blocks\.0\.0\.weight is missing"):
+        checkpoint_of(tensors, "a.pt")
