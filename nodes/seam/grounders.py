@@ -97,8 +97,6 @@ class Grounder:
         return v if len(self.rows) == self.count else v[self._rows]
 
     def put_back(self, v: Tensor, grounded: Tensor) -> Tensor:
-        return (
-            grounded
-            if grounded is v or len(self.rows) == self.count
-            else v.index_copy(0, self._rows, grounded)
-        )
+        """The visual tokens with the grounded rows in place of theirs."""
+        whole = grounded is v or len(self.rows) == self.count
+        return grounded if whole else v.index_copy(0, self._rows, grounded)

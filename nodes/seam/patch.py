@@ -10,6 +10,7 @@ runs. The wrapper comes with the conditioning (carrier.py), or with the model of
 from contextlib import contextmanager
 
 import comfy.hooks
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
@@ -19,8 +20,7 @@ from . import carrier
 from .betas import Betas
 from .channels import Channels, with_changes
 from .entries import is_grounded
-from .fusing import Fusing, fusing_for
-from .grounders import Grounder
+from .fusing import Fusing
 from .record import Record
 from .run import Run, Settings
 from .tags import KEY as TAGS
@@ -68,8 +68,9 @@ def outer_sample(
     record = options.get(RECORD)
     if record is not None:
         record.begin()
-    compiling = guider.model_options.get(TORCH_COMPILE_KWARGS)
-    forward = Forward(run, tagging, betas, record, compiling)
+    compile_kwargs = guider.model_options.get(TORCH_COMPILE_KWARGS)
+    fusing = Fusing(run.settings.refresh_every, record, compile_kwargs)
+    forward = Forward(run, tagging, betas, fusing)
 
     def reported(step, *state):
         betas.report(step)
@@ -98,18 +99,8 @@ carrier.HOOKS.add(_HOOK)
 class Forward:
     """A wrapper around the forwards of the UNet in one run."""
 
-    def __init__(
-        self,
-        run: Run,
-        tagging: Tagging,
-        betas: Betas,
-        record: Record | None,
-        compile_kwargs: dict | None,
-    ):
-        self.run, self.tagging, self.betas = run, tagging, betas
-        every = run.settings.refresh_every
-        self.fusing = fusing_for(every, record, compile_kwargs, convolves=False)
-        self.convolving = fusing_for(every, record, compile_kwargs, convolves=True)
+    def __init__(self, run: Run, tagging: Tagging, betas: Betas, fusing: Fusing):
+        self.run, self.tagging, self.betas, self.fusing = run, tagging, betas, fusing
 
     def __deepcopy__(self, memo) -> "Forward":
         return self  # the host copies its options for each call
@@ -125,10 +116,9 @@ class Forward:
         grounders = call.grounders if beta else []
         if not grounders and not channels:
             return executor(x, t, concat, context, control, options, **kwargs)
-        fusing = self.convolving if channels else self.fusing
         patches = dict(options.get("patches", {}))
         if grounders:
-            patch = fusing.patch(grounders, beta, x.device)
+            patch = self.fusing.patch(grounders, beta, x.device, convolves=bool(channels))
             patches["middle_patch"] = [*patches.get("middle_patch", []), patch]
         options = {**options, "patches": patches}
         if channels:
@@ -137,7 +127,9 @@ class Forward:
             add_wrapper_with_key(
                 WrappersMP.DIFFUSION_MODEL, KEY, first_convolution(channels), options
             )
-        with running(executor.class_obj, fusing, grounders):
+        base = executor.class_obj
+        unet = self.fusing.unet(base.diffusion_model, grounders, convolves=bool(channels))
+        with running(base, unet):
             return executor(x, t, concat, context, control, options, **kwargs)
 
 
@@ -159,10 +151,9 @@ def first_convolution(channels: list[Channels]):
 
 
 @contextmanager
-def running(base: nn.Module, fusing: Fusing, grounders: list[Grounder]):
-    """The host's model `base` with the UNet that a patched forward runs."""
+def running(base: BaseModel, unet: nn.Module):
+    """The host's model with this UNet, in place of its own if that is another."""
     host_unet = base.diffusion_model
-    unet = fusing.unet(host_unet, grounders)
     if unet is host_unet:
         yield
         return

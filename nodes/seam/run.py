@@ -137,26 +137,19 @@ class Run:
         return found
 
     def _make(self, rows: tuple[Row, ...], active: dict, x: Tensor) -> Call:
-        of_rows = [self._groundings_of(row, active) for row in rows]
+        grounded: dict[tuple[LoadedGligen, float], dict[int, Grounding]] = {}
+        convolved: dict[Grounding, list[int]] = {}
+        for number, row in enumerate(rows):
+            for g in self._groundings_of(row, active):
+                grounded.setdefault((g.gligen, g.strength), {})[number] = g
+                if g.gligen.gligen.first_conv:
+                    convolved.setdefault(g, []).append(number)
         size = tuple(x.shape[-2:])
-        by_strength = dict.fromkeys((g.gligen, g.strength) for gs in of_rows for g in gs)
-        grounders = []
-        for gligen, strength in by_strength:
-            found = {
-                i: g
-                for i, gs in enumerate(of_rows)
-                for g in gs
-                if (g.gligen, g.strength) == (gligen, strength)
-            }
-            grounders.append(Grounder(gligen, strength, found, rows, size, x.device))
-        convolving = dict.fromkeys(g for gs in of_rows for g in gs if g.gligen.gligen.first_conv)
-        channels = [
-            Channels(
-                g, [i for i, gs in enumerate(of_rows) if g in gs], rows, x, self.process_latent_in
-            )
-            for g in convolving
-        ]
-        return Call(grounders, channels)
+        scale = self.process_latent_in
+        return Call(
+            [Grounder(*key, found, rows, size, x.device) for key, found in grounded.items()],
+            [Channels(g, numbers, rows, x, scale) for g, numbers in convolved.items()],
+        )
 
     def _groundings_of(self, row: Row, active: dict) -> list[Grounding]:
         """A cond of the positive that grounds nothing by a GLIGEN stays as it is; any other gets its null
