@@ -23,9 +23,7 @@ class GligenDemoPicture(io.ComfyNode):
             search_aliases=["gligen", "demo", "example", "reference image"],
             inputs=[
                 io.String.Input(
-                    "things",
-                    default=EXAMPLE,
-                    multiline=True,
+                    "things", default=EXAMPLE, multiline=True,
                     tooltip="One thing a line, as colour shape: x, y, width, height, in fractions of the "
                     f"image. {KNOWN}",
                 ),
@@ -34,7 +32,7 @@ class GligenDemoPicture(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The picture.")],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, things, light) -> io.NodeOutput:

@@ -57,15 +57,7 @@ class GligenKSampler(io.ComfyNode):
         betas = BetaSchedule(tau, decay, strength)
         model = patch.with_settings(model, Settings(betas, negative_grounding, refresh_every))
         (latent,) = host.common_ksampler(
-            model,
-            seed,
-            steps,
-            cfg,
-            sampler_name,
-            scheduler,
-            positive,
-            negative,
-            latent_image,
+            model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image,
             denoise,
-        )
+        )  # fmt: skip
         return io.NodeOutput(latent)

@@ -17,15 +17,14 @@ class GligenModelLoader(io.ComfyNode):
             search_aliases=["gligen", "grounding", "layout", "bounding box"],
             inputs=[
                 io.Combo.Input(
-                    "gligen_name",
-                    options=folder_paths.get_filename_list("gligen"),
+                    "gligen_name", options=folder_paths.get_filename_list("gligen"),
                     tooltip="A file in models/gligen. If the list is empty, put a GLIGEN text-box file "
                     "there, for example gligen_sd14_textbox_pruned.safetensors, and press R.",
                 )
             ],
             outputs=[io.Gligen.Output(tooltip="For the GLIGEN nodes.")],
             hidden=[io.Hidden.unique_id],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, gligen_name) -> io.NodeOutput:

@@ -21,14 +21,13 @@ class GligenModelSave(io.ComfyNode):
             inputs=[
                 io.Gligen.Input("gligen", tooltip="From the GLIGEN Model Loader."),
                 io.String.Input(
-                    "filename_prefix",
-                    default="gligen/gligen",
+                    "filename_prefix", default="gligen/gligen",
                     tooltip="Folder and beginning of the name in ComfyUI's output folder.",
                 ),
             ],
             outputs=[],
             is_output_node=True,
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, gligen, filename_prefix) -> io.NodeOutput:

@@ -6,7 +6,6 @@ import colorsys
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def draw_boxes(image: Image.Image, boxes: list[PhraseBox]) -> Image.Image:
     for number, (entity, outline) in enumerate(zip(boxes, outlines, strict=True)):
         name = entity.phrase.strip() or f"box {number + 1}"
         pad = font.size / 4
-        label = _fitted(" ".join(name.split()), font, image.width - 2 * pad)
+        label = fitted(" ".join(name.split()), font, image.width - 2 * pad)
         size = round(font.getlength(label) + 2 * pad), round(sum(font.getmetrics()) + pad)
         tag = _place(size, outline, image.size, taken)
         taken.append(tag)
@@ -66,11 +65,6 @@ def draw_lines(image: Image.Image, sketches: list[Sketch]) -> Image.Image:
         for x, y in (dot * size for dot in sketch.dots):
             draw.ellipse((x - line, y - line, x + line, y + line), fill="white", outline=HALO)
     return image
-
-
-def tensor_of(picture: Image.Image) -> torch.Tensor:
-    """As the host's IMAGE: [H, W, 3] in 0..1."""
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
 
 
 def _colour(number: int) -> tuple[int, int, int]:
@@ -96,7 +90,7 @@ def _pixels(box: Box, size: tuple[int, int]) -> Rectangle:
     return x0, y0, x1, y1
 
 
-def _fitted(label: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+def fitted(label: str, font: ImageFont.FreeTypeFont, room: float) -> str:
     """The label, or as much of its start as the room holds."""
     if font.getlength(label) <= room:
         return label
