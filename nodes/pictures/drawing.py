@@ -1,15 +1,11 @@
 """Draws boxes with their phrases, and poses, over a picture."""
 
-from __future__ import annotations
-
 import colorsys
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from ...gligen_ops.entities import Box, PhraseBox, Sketch
+from ...gligen_ops.entities import Box, PhraseBox, Sketch
 
 COLOURS = (
     (230, 60, 60),

@@ -16,9 +16,10 @@ from torch import Tensor
 from ...gligen_ops.entities import WHOLE, Box
 from ...gligen_ops.errors import GligenError
 
-KEY = "control"
-HOST_KEY = "gligen"
-"""Where nodes of the host and of other packs put their grounding."""
+CONTROL = "control"
+"""The key of a cond's ControlNets."""
+HOST_GLIGEN = "gligen"
+"""The key under which nodes of the host and of other packs put grounding into a cond."""
 HINT = 512
 """Pixels a side of the map of coordinates: a region is known to one of them."""
 HOOKS = comfy.hooks.HookGroup()
@@ -56,13 +57,6 @@ class Carrier(comfy.controlnet.ControlNet):
         self.extra_hooks = HOOKS
         self.control_model = SimpleNamespace(dtype=torch.float32)  # some who cut hints ask for it
         self.device = torch.device("cpu")
-
-    def with_entries(self, more: list) -> "Carrier":
-        return Carrier((*self.entries, *more), self.previous_controlnet, self.cond_hint_original)
-
-    def entries_of_chain(self) -> list:
-        """Its entries and those of the carriers before it."""
-        return [entry for carrier in carriers_of({KEY: self}) for entry in carrier.entries]
 
     def regions(self) -> list[Box]:
         """The region of the whole picture that each picture of a batch shows."""
@@ -126,8 +120,13 @@ def chain_of(control: ControlBase | None) -> Iterator[ControlBase]:
 
 def carriers_of(cond: dict) -> list[Carrier]:
     """Those of a cond, the first put in first."""
-    chain = [c for c in chain_of(cond.get(KEY)) if isinstance(c, Carrier)]
+    chain = [c for c in chain_of(cond.get(CONTROL)) if isinstance(c, Carrier)]
     return chain[::-1]
+
+
+def carried_by(cond: dict) -> list:
+    """The entries of a cond's carriers."""
+    return [entry for carrier in carriers_of(cond) for entry in carrier.entries]
 
 
 def regions_in(conds: dict[str, list[dict]]) -> list[Box]:
@@ -155,10 +154,10 @@ def take_off(conds: dict[str, list[dict]]) -> None:
         return bare.get(control)
 
     for cond in (cond for cs in conds.values() for cond in cs):
-        cond.pop(HOST_KEY, None)
-        control = rest(cond.pop(KEY, None))
+        cond.pop(HOST_GLIGEN, None)
+        control = rest(cond.pop(CONTROL, None))
         if control is not None:
-            cond[KEY] = control
+            cond[CONTROL] = control
 
 
 def _one_of(known: list[ControlBase], control: ControlBase) -> ControlBase:

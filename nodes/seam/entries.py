@@ -8,7 +8,6 @@ A param is a tuple (phrase feature [1, F], height, width, y, x) in latent pixels
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from comfy.samplers import add_area_dims, resolve_areas_and_cond_masks_multidim
@@ -16,14 +15,10 @@ from torch import Tensor
 
 from ...gligen_ops.entities import WHOLE, Box, Entity
 from ...gligen_ops.errors import GligenError
-from .carrier import HOST_KEY, carriers_of
-from .gligens import adopted, host_box, load
+from ...gligen_ops.fitting import Size
+from .carrier import HOST_GLIGEN, carried_by, carriers_of
+from .gligens import LoadedGligen, adopted, host_box, load
 
-if TYPE_CHECKING:
-    from .gligens import LoadedGligen
-
-Size = tuple[int, int]
-"""Height and width of a latent."""
 Conditioning = list[tuple[Tensor, dict]]
 """The host's CONDITIONING."""
 
@@ -33,7 +28,7 @@ class Entry:
     """One thing that a conditioning grounds. frames: the entity in each picture of a batch, None where a
     picture has none; one frame stands for all, and the last for any more pictures. strength: 0 and up."""
 
-    gligen: "LoadedGligen"
+    gligen: LoadedGligen
     frames: tuple[Entity | None, ...]
     strength: float = 1.0
 
@@ -55,19 +50,18 @@ def by_entity(frames: list[list]) -> list[tuple]:
 
 
 def is_grounded(cond: dict) -> bool:
-    return cond.get(HOST_KEY) is not None or bool(carriers_of(cond))
+    return cond.get(HOST_GLIGEN) is not None or bool(carriers_of(cond))
 
 
 def entries_of(cond: dict, size: Size, region: Box = WHOLE) -> list[Entry]:
     """The entries of a cond for a latent of this size, which shows this region of the whole picture."""
-    carried = [entry for carrier in carriers_of(cond) for entry in carrier.entries]
-    return carried + _entries_of_others(cond, size, region)
+    return carried_by(cond) + _entries_of_others(cond, size, region)
 
 
 def _entries_of_others(cond: dict, size: Size, region: Box) -> list[Entry]:
-    if cond.get(HOST_KEY) is None:
+    if cond.get(HOST_GLIGEN) is None:
         return []
-    form, patcher, params = cond[HOST_KEY]
+    form, patcher, params = cond[HOST_GLIGEN]
     if form not in ("position", "position_batched"):  # the latter: KJNodes, params of each frame
         raise GligenError(
             f'conditioning: it carries GLIGEN boxes of a form ("{form}") that this pack does not know. '

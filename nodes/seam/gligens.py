@@ -71,11 +71,25 @@ class LoadedGligen(nn.Module):
             )
         return load, (self.path, self.name)
 
-    def set_position(self, latent_shape, params: list[tuple], device):
+    def set_position(self, latent_shape, params: list[tuple], device: torch.device) -> Patch:
         """The host asks for a patch where boxes of its own node meet a run that no node of this pack is
         part of. They are grounded as the host does: in every step, in each cond that they came to."""
         boxes = [host_box(param, *latent_shape[-2:]) for param in params]
-        return host_patch(self, boxes, device)
+        self.check_count(len(boxes))
+        tokens, null = self.tokens(boxes, device), self.tokens([], device)
+
+        def patch(v, extra):
+            layer = layer_of(self, extra, v.shape[-1])
+            conds = extra[
+                "cond_or_uncond"
+            ]  # the second that the host gives to a call is its negative
+            of_rows = torch.cat([null if number == 1 else tokens for number in conds])
+            keys = layer.keys(of_rows.repeat_interleave(len(v) // len(conds), 0).to(v.dtype))
+            gates = tuple(gate.to(v.device) for gate in layer.gates())
+            grid = tuple(extra["activations_shape"][-2:])
+            return layer(v, keys, extra["n_heads"], gates, 1.0, attention_of(extra), grid)
+
+        return patch
 
     def set_empty(self, latent_shape, device):
         """The host comes here for a form of grounding that it does not know."""
@@ -189,21 +203,3 @@ def host_box(param: tuple, height: float, width: float) -> BoxEntity:
     feature, h, w, y, x = param
     box = Box(x / width, y / height, (x + w) / width, (y + h) / height)
     return BoxEntity(box, text=feature.reshape(-1).float())
-
-
-def host_patch(gligen: LoadedGligen, entities: list[Entity], device: torch.device) -> Patch:
-    """A patch outside of any run of this pack's. The second of the conds that the host gives to a model call
-    is its negative."""
-    gligen.check_count(len(entities))
-    tokens, null = gligen.tokens(entities, device), gligen.tokens([], device)
-
-    def patch(v, extra):
-        layer = layer_of(gligen, extra, v.shape[-1])
-        conds = extra["cond_or_uncond"]
-        of_rows = torch.cat([null if number == 1 else tokens for number in conds])
-        keys = layer.keys(of_rows.repeat_interleave(len(v) // len(conds), 0).to(v.dtype))
-        gates = tuple(gate.to(v.device) for gate in layer.gates())
-        grid = tuple(extra["activations_shape"][-2:])
-        return layer(v, keys, extra["n_heads"], gates, 1.0, attention_of(extra), grid)
-
-    return patch

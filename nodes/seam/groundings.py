@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from ...gligen_ops.entities import WHOLE, Box, Entity, Inpainting
 from ...gligen_ops.errors import GligenError
-from .entries import Entry, Size
+from ...gligen_ops.fitting import Size
+from .entries import Entry
 from .gligens import LoadedGligen
 from .tags import Row
 

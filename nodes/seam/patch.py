@@ -13,6 +13,7 @@ import comfy.hooks
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.samplers import CFGGuider, Sampler
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor, nn
 
@@ -23,8 +24,7 @@ from .entries import is_grounded
 from .fusing import Fusing
 from .record import Record
 from .run import Run, Settings
-from .tags import KEY as TAGS
-from .tags import Tagging, pictures_of
+from .tags import TAGS, Tagging, pictures_of
 
 KEY = "gligen"
 SETTINGS = "gligen_settings"
@@ -55,33 +55,41 @@ def outer_sample(
 ):
     """Around a sampling run of a guider."""
     guider = executor.class_obj
-    if not any(is_grounded(cond) for conds in guider.conds.values() for cond in conds):
+    forward = begin(guider, noise, sampler, sigmas, seed)
+    if forward is None:
         return executor(noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs)
+
+    def reported(step, *state):
+        forward.betas.report(step)
+        if callback is not None:
+            callback(step, *state)
+
+    options = guider.model_options["transformer_options"]
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, forward, options)
+    try:
+        return executor(noise, latent, sampler, sigmas, mask, reported, pbar, seed, *args, **kwargs)
+    finally:
+        options["wrappers"][WrappersMP.APPLY_MODEL].pop(KEY, None)
+
+
+def begin(guider: CFGGuider, noise: Tensor, sampler: Sampler, sigmas: Tensor, seed: int | None):
+    """Takes the carriers out of the guider's conds, and tags these. Returns the Forward of the run; None
+    where nothing is grounded in it."""
+    if not any(is_grounded(cond) for conds in guider.conds.values() for cond in conds):
+        return None
     options = guider.model_options["transformer_options"]
     regions = carrier.regions_in(guider.conds)
     run = Run(guider, tuple(noise.shape[-2:]), regions, options.get(SETTINGS, Settings()))
     carrier.take_off(guider.conds)
     betas = Betas(run.settings.betas, sampler, sigmas)
     if not run.inpaints and not any(betas.of_step):
-        return executor(noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs)
+        return None
     tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)
     record = options.get(RECORD)
     if record is not None:
         record.begin()
     compile_kwargs = guider.model_options.get(TORCH_COMPILE_KWARGS)
-    fusing = Fusing(run.settings.refresh_every, record, compile_kwargs)
-    forward = Forward(run, tagging, betas, fusing)
-
-    def reported(step, *state):
-        betas.report(step)
-        if callback is not None:
-            callback(step, *state)
-
-    add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, forward, options)
-    try:
-        return executor(noise, latent, sampler, sigmas, mask, reported, pbar, seed, *args, **kwargs)
-    finally:
-        options["wrappers"][WrappersMP.APPLY_MODEL].pop(KEY, None)
+    return Forward(run, tagging, betas, Fusing(run.settings.refresh_every, record, compile_kwargs))
 
 
 def brings_no_wrapper(_hook, model: ModelPatcher, *_) -> bool:

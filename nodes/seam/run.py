@@ -12,9 +12,10 @@ from comfy.samplers import CFGGuider, calculate_start_end_timesteps
 from torch import Tensor
 
 from ...gligen_ops.entities import WHOLE, Box
+from ...gligen_ops.fitting import Size
 from ...gligen_ops.schedule import BetaSchedule
 from .channels import Channels
-from .entries import Size, area_of, entries_of
+from .entries import area_of, entries_of
 from .gligens import LoadedGligen
 from .grounders import Grounder
 from .groundings import Grounding, groundings
@@ -82,8 +83,7 @@ class Run:
             for name, conds in guider.conds.items()
             for cond in conds
         ]
-        self.gligens = list(dict.fromkeys(g.gligen for c in self.conds for g in c.groundings))
-        for gligen in self.gligens:
+        for gligen in dict.fromkeys(g.gligen for c in self.conds for g in c.groundings):
             check_fit(guider.model_patcher, gligen)
         self.is_ranged = any(
             c.groundings and (c.start is not None or c.end is not None) for c in self.conds
