@@ -74,7 +74,7 @@ class GligenImageBox(io.ComfyNode):
         phrase, box = text.strip() or use, STYLE_BOX
         if use != "style":
             box = check_boxes([PhraseBox(phrase, Box.from_size(x, y, width, height))])[0].box
-        width = gligen.gligen.position_net.text_width
+        width = gligen.net.position_net.text_width
         feature = phrase_features(clip, [phrase], width)[phrase] if with_text else None
         entity = BoxEntity(box, phrase, feature, image)
         return io.NodeOutput(ground(conditioning, gligen, [(entity,)], strength))

@@ -56,7 +56,7 @@ class GligenInpaint(io.ComfyNode):
             mask = mask_of_boxes(conditioning, size)
         else:
             mask = on_latent(painted(mask, image), size)
-        first_conv = gligen.gligen.first_conv
+        first_conv = gligen.net.first_conv
         if first_conv is not None and isinstance(first_conv.downsample_net, KnownRegion):
             mask = mask.ceil()  # the model knows no half
             count = max(len(latent), len(mask))

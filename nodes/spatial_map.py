@@ -44,7 +44,7 @@ class GligenSpatialMap(io.ComfyNode):
     def execute(cls, conditioning, gligen, image, classes, strength=1.0) -> io.NodeOutput:
         gligen = need(gligen, MapTokenizer)
         image = three_channels(image)
-        has_classes = isinstance(gligen.gligen.position_net, SemanticMapTokenizer)
+        has_classes = isinstance(gligen.net.position_net, SemanticMapTokenizer)
         if has_classes:
             maps = ade20k.class_map(image, classes)
         else:

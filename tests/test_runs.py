@@ -255,7 +255,7 @@ def test_a_conditioning_is_copied_and_saved_without_weights(p):
 
 
 def test_a_gligen_without_a_file_says_so_where_its_conditioning_is_saved(p):
-    tensors = small.gligen_tensors(p.gligen.model.gligen.widths)
+    tensors = small.gligen_tensors(p.gligen.model.net.widths)
     nameless = p.boxes([p.first], gligen=small.gligen(tensors))
     with pytest.raises(GligenError, match="GLIGEN Model Loader"):
         pickle.dumps(nameless)

@@ -45,7 +45,7 @@ def ground_boxes(
     gligen = need(gligen, BoxTokenizer, TextImageTokenizer)
     frames = [check_boxes(boxes) for boxes in frames]
     phrases = [box.phrase for boxes in frames for box in boxes]
-    features = phrase_features(clip, phrases, gligen.gligen.position_net.text_width)
+    features = phrase_features(clip, phrases, gligen.net.position_net.text_width)
     entities = [[BoxEntity(b.box, b.phrase, features[b.phrase]) for b in boxes] for boxes in frames]
     return ground(conditioning, gligen, by_entity(entities), strength)
 

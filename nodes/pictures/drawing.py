@@ -79,11 +79,14 @@ def _text_colour(background: tuple[int, int, int]) -> tuple[int, int, int]:
 def _pixels(box: Box, size: tuple[int, int]) -> Rectangle:
     """The first and last column and row of the box, inside the picture, at least one of each."""
     width, height = size
-    x0 = min(max(round(box.x0 * width), 0), width - 1)
-    y0 = min(max(round(box.y0 * height), 0), height - 1)
-    x1 = min(max(round(box.x1 * width) - 1, x0), width - 1)
-    y1 = min(max(round(box.y1 * height) - 1, y0), height - 1)
-    return x0, y0, x1, y1
+    rows, columns = box.pixels(height, width)
+    x0, y0 = columns.start, rows.start
+    return (
+        x0,
+        y0,
+        min(max(columns.stop - 1, x0), width - 1),
+        min(max(rows.stop - 1, y0), height - 1),
+    )
 
 
 def fitted(label: str, font: ImageFont.FreeTypeFont, room: float) -> str:

@@ -26,7 +26,7 @@ class Channels:
         scale: Callable[[Tensor], Tensor],
     ):
         self.grounding = grounding
-        self.conv = grounding.gligen.gligen.first_conv
+        self.conv = grounding.gligen.net.first_conv
         places = {i: rows[i]._replace(cond=0) for i in numbers}
         of_place = {place: self._extra(place, x, scale) for place in set(places.values())}
         extra = {i: of_place[place] for i, place in places.items() if of_place[place] is not None}

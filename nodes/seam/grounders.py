@@ -64,7 +64,7 @@ class Grounder:
         bias = []
         for found in self._found:
             slots = [math.log(strength / self.strength) for _, strength in found]
-            tokens = self.gligen.gligen.position_net.slot_of_token
+            tokens = self.gligen.net.position_net.slot_of_token
             bias.append([slots[slot] if slot < len(slots) else 0.0 for slot in tokens])
         return torch.tensor(bias, device=self.device)[:, None]
 

@@ -142,7 +142,7 @@ class Run:
         for number, row in enumerate(rows):
             for g in self._groundings_of(row, active):
                 grounded.setdefault((g.gligen, g.strength), {})[number] = g
-                if g.gligen.gligen.first_conv:
+                if g.gligen.net.first_conv:
                     convolved.setdefault(g, []).append(number)
         size = tuple(x.shape[-2:])
         scale = self.process_latent_in
