@@ -45,10 +45,7 @@ class Carrier(comfy.controlnet.ControlNet):
     """
 
     def __init__(
-        self,
-        entries: tuple = (),
-        previous: ControlBase | None = None,
-        hint: Tensor | None = None,
+        self, entries: tuple = (), previous: ControlBase | None = None, hint: Tensor | None = None
     ):
         super().__init__()
         self.entries = tuple(entries)
