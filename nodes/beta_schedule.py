@@ -66,14 +66,10 @@ class GligenBetaSchedule(io.ComfyNode):
     def execute(
         cls, model, tau, decay, strength, negative_grounding, curve=None, refresh_every=1
     ) -> io.NodeOutput:
-        betas = BetaSchedule(tau, decay, strength, None if curve is None else function_of(curve))
-        return io.NodeOutput(
-            patch.with_settings(model, Settings(betas, negative_grounding, refresh_every))
-        )
+        if curve is not None:
+            from comfy_api.input import CurveInput  # hosts that have no Curve node lack it
 
-
-def function_of(curve):
-    """A CURVE as a function of 0..1."""
-    from comfy_api.input import CurveInput  # hosts that have no Curve node lack it
-
-    return CurveInput.from_raw(curve).interp
+            curve = CurveInput.from_raw(curve).interp
+        betas = BetaSchedule(tau, decay, strength, curve)
+        settings = Settings(betas, negative_grounding, refresh_every)
+        return io.NodeOutput(patch.with_settings(model, settings))

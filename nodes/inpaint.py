@@ -10,8 +10,7 @@ from ..gligen_ops.fitting import on_latent
 from ..gligen_ops.layers.first_conv import KnownRegion
 from ..gligen_ops.masks import boxes_mask
 from .pictures.images import painted, three_channels
-from .seam.conditioning import ground
-from .seam.entries import entities_in, frame_count
+from .seam.conditioning import entities_in, frame_count, ground
 from .seam.gligens import adopted
 
 

@@ -3,8 +3,7 @@ from comfy_api.latest import io
 from ..gligen_ops.tokenizers.keypoints import KeypointTokenizer
 from .layouts.inputs import conditioning, strength
 from .layouts.poses import poses
-from .seam.conditioning import ground
-from .seam.entries import by_entity
+from .seam.conditioning import by_entity, ground
 from .seam.gligens import need
 
 

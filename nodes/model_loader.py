@@ -30,12 +30,7 @@ class GligenModelLoader(io.ComfyNode):
     def execute(cls, gligen_name) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("gligen", gligen_name)
         gligen = gligens.load(path, gligen_name)
-        show(gligen.description(), cls.hidden.unique_id)
+        from server import PromptServer  # the whole server, which only runs in one need
+
+        PromptServer.instance.send_progress_text(gligen.description(), cls.hidden.unique_id)
         return io.NodeOutput(gligen.patcher)
-
-
-def show(text: str, node_id: str) -> None:
-    """On the node in the browser."""
-    from server import PromptServer  # the whole server, which only runs in one need
-
-    PromptServer.instance.send_progress_text(text, node_id)

@@ -7,7 +7,7 @@ from ..gligen_ops.entities import PhraseBox
 from .layouts.inputs import pixels
 from .pictures.drawing import draw_boxes, draw_lines
 from .pictures.images import from_picture, to_picture
-from .seam.entries import entities_in
+from .seam.conditioning import entities_in
 
 GREY = 0.5
 LATENT_PIXEL = 8

@@ -265,7 +265,7 @@ def test_boxes_on_the_negative_are_the_users_own_and_stay(p):
 
 def test_boxes_are_fractions_at_any_size(p):
     grounded = p.ground(gligen=p.gligen())
-    from gligen_pack.nodes.seam.entries import entities_in
+    from gligen_pack.nodes.seam.conditioning import entities_in
 
     for size in ((16, 16), (24, 64)):
         assert next(entities_in(grounded, size, 0)).box == p.boxes[0].box

@@ -13,8 +13,7 @@ from ...gligen_ops.errors import GligenError
 from ...gligen_ops.tokenizers.box import BoxTokenizer
 from ...gligen_ops.tokenizers.text_image import TextImageTokenizer
 from ..layouts.problems import Problems, short
-from ..seam.conditioning import ground
-from ..seam.entries import Conditioning, by_entity
+from ..seam.conditioning import Conditioning, by_entity, ground
 from ..seam.gligens import need
 
 BY_WIDTH = {

@@ -2,7 +2,6 @@
 chain, to copy and to cut.
 """
 
-from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
 from types import SimpleNamespace
@@ -109,16 +108,14 @@ def _ends(values: Tensor) -> tuple[float, float]:
     return tuple(min(max(round(v * HINT) / HINT, 0.0), 1.0) for v in ends)
 
 
-def chain_of(control: ControlBase | None) -> Iterator[ControlBase]:
-    while control is not None:
-        yield control
-        control = control.previous_controlnet
-
-
 def carriers_of(cond: dict) -> list[Carrier]:
     """Those of a cond, the first put in first."""
-    chain = [c for c in chain_of(cond.get(CONTROL)) if isinstance(c, Carrier)]
-    return chain[::-1]
+    found, control = [], cond.get(CONTROL)
+    while control is not None:
+        if isinstance(control, Carrier):
+            found.insert(0, control)
+        control = control.previous_controlnet
+    return found
 
 
 def carried_by(cond: dict) -> list:

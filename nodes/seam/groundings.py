@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ...gligen_ops.entities import WHOLE, Box, Entity, Inpainting
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.fitting import Size
-from .entries import Entry
+from .conditioning import Entry
 from .gligens import LoadedGligen
 from .tags import Row
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import carrier
 from .betas import Betas
 from .channels import Channels, with_changes
-from .entries import is_grounded
+from .conditioning import is_grounded
 from .fusing import Fusing
 from .record import Record
 from .run import Run, Settings

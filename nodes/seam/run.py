@@ -15,7 +15,7 @@ from ...gligen_ops.entities import WHOLE, Box
 from ...gligen_ops.fitting import Size
 from ...gligen_ops.schedule import BetaSchedule
 from .channels import Channels
-from .entries import area_of, entries_of
+from .conditioning import area_of, entries_of
 from .gligens import LoadedGligen
 from .grounders import Grounder
 from .groundings import Grounding, groundings
