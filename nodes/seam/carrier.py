@@ -69,9 +69,9 @@ class Carrier(comfy.controlnet.ControlNet):
         return Carrier(self.entries, previous, self.cond_hint_original)
 
     def __reduce__(self):
-        whole = self.cond_hint_original is coordinates()
-        hint = None if whole else self.cond_hint_original
-        return Carrier, (self.entries, self.previous_controlnet, hint)
+        hint = self.cond_hint_original
+        whole = hint is coordinates()
+        return Carrier, (self.entries, self.previous_controlnet, None if whole else hint)
 
     def get_extra_hooks(self) -> list:
         previous = self.previous_controlnet
@@ -165,8 +165,7 @@ def _one_of(known: list[ControlBase], control: ControlBase) -> ControlBase:
 def _are_alike(a: ControlBase, b: ControlBase) -> bool:
     if type(a) is not type(b) or a.previous_controlnet is not b.previous_controlnet:
         return False
-    a, b = ({k: v for k, v in vars(c).items() if k not in RUN_ONLY} for c in (a, b))
-    return a.keys() == b.keys() and all(_are_same(a[k], b[k]) for k in a)
+    return _are_same(*({k: v for k, v in vars(c).items() if k not in RUN_ONLY} for c in (a, b)))
 
 
 def _are_same(a, b) -> bool:

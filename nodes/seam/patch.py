@@ -72,9 +72,10 @@ def outer_sample(
         options["wrappers"][WrappersMP.APPLY_MODEL].pop(KEY, None)
 
 
-def begin(guider: CFGGuider, noise: Tensor, sampler: Sampler, sigmas: Tensor, seed: int | None):
-    """Takes the carriers out of the guider's conds, and tags these. Returns the Forward of the run; None
-    where nothing is grounded in it."""
+def begin(
+    guider: CFGGuider, noise: Tensor, sampler: Sampler, sigmas: Tensor, seed: int | None
+) -> "Forward | None":
+    """Takes the carriers out of the guider's conds, and tags these. None where nothing is grounded."""
     if not any(is_grounded(cond) for conds in guider.conds.values() for cond in conds):
         return None
     options = guider.model_options["transformer_options"]
@@ -90,18 +91,6 @@ def begin(guider: CFGGuider, noise: Tensor, sampler: Sampler, sigmas: Tensor, se
         record.begin()
     compile_kwargs = guider.model_options.get(TORCH_COMPILE_KWARGS)
     return Forward(run, tagging, betas, Fusing(run.settings.refresh_every, record, compile_kwargs))
-
-
-def brings_no_wrapper(_hook, model: ModelPatcher, *_) -> bool:
-    """Whether the model has no wrapper of a run itself."""
-    return KEY not in model.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
-
-
-_HOOK = comfy.hooks.TransformerOptionsHook(
-    {"wrappers": {WrappersMP.OUTER_SAMPLE: {KEY: [outer_sample]}}}
-)
-_HOOK.custom_should_register = brings_no_wrapper
-carrier.HOOKS.add(_HOOK)
 
 
 class Forward:
@@ -132,9 +121,8 @@ class Forward:
         if channels:
             wrappers = options.get("wrappers", {})
             options["wrappers"] = {kind: dict(of_kind) for kind, of_kind in wrappers.items()}
-            add_wrapper_with_key(
-                WrappersMP.DIFFUSION_MODEL, KEY, first_convolution(channels), options
-            )
+            wrapper = first_convolution(channels)
+            add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, wrapper, options)
         base = executor.class_obj
         unet = self.fusing.unet(base.diffusion_model, grounders, convolves=bool(channels))
         with running(base, unet):
@@ -170,3 +158,15 @@ def running(base: BaseModel, unet: nn.Module):
         yield
     finally:
         base.diffusion_model = host_unet
+
+
+def brings_no_wrapper(_hook, model: ModelPatcher, *_) -> bool:
+    """Whether the model has no wrapper of a run itself."""
+    return KEY not in model.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
+
+
+_HOOK = comfy.hooks.TransformerOptionsHook(
+    {"wrappers": {WrappersMP.OUTER_SAMPLE: {KEY: [outer_sample]}}}
+)
+_HOOK.custom_should_register = brings_no_wrapper
+carrier.HOOKS.add(_HOOK)

@@ -3,6 +3,7 @@ it begins and gone where it ends. What does not change in it is made once and ke
 """
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from threading import Lock
 from types import SimpleNamespace
@@ -45,18 +46,13 @@ class Settings:
 
 
 class Cond(NamedTuple):
-    """A cond of the run. start, end: the noise levels between which it is active, None: no limit."""
+    """A cond of the run. start, end: the noise levels between which it is active."""
 
     positive: bool
     groundings: tuple[Grounding, ...]
     area: Box
-    start: float | None
-    end: float | None
-
-    def is_active(self, sigma: float) -> bool:
-        return (self.start is None or sigma <= self.start) and (
-            self.end is None or sigma >= self.end
-        )
+    start: float = math.inf
+    end: float = -math.inf
 
 
 class Call(NamedTuple):
@@ -83,26 +79,21 @@ class Run:
             for name, conds in guider.conds.items()
             for cond in conds
         ]
-        for gligen in dict.fromkeys(g.gligen for c in self.conds for g in c.groundings):
+        self.groundings = [g for c in self.conds for g in c.groundings]
+        for gligen in dict.fromkeys(g.gligen for g in self.groundings):
             check_fit(guider.model_patcher, gligen)
-        self.is_ranged = any(
-            c.groundings and (c.start is not None or c.end is not None) for c in self.conds
-        )
+        self.inpaints = any(g.inpaints for g in self.groundings)
+        limits = {(c.start, c.end) for c in self.conds if c.groundings}
+        self.is_ranged = bool(limits - {(math.inf, -math.inf)})
         self._calls: dict[tuple, Call] = {}
         self._nulls: dict[Grounding, Grounding] = {}
         self._lock = Lock()
         self._has_warned = False
 
     @property
-    def inpaints(self) -> bool:
-        return any(g.inpaints for c in self.conds for g in c.groundings)
-
-    @property
     def longest(self) -> int:
         """How many pictures anything is grounded in."""
-        entries = [
-            e for c in self.conds for g in c.groundings for e in (*g.entries, g.channels) if e
-        ]
+        entries = [e for g in self.groundings for e in (*g.entries, g.channels) if e]
         return max((len(e.frames) for e in entries), default=1)
 
     def tag(self, guider: CFGGuider, pictures: list[int], regions: list[Box]) -> Tagging:
@@ -130,7 +121,7 @@ class Run:
 
     def _active(self, sigma: float | None) -> dict[LoadedGligen, Grounding]:
         """Of each GLIGEN that is at work at this noise level a grounding."""
-        conds = [c for c in self.conds if sigma is None or c.is_active(sigma)]
+        conds = [c for c in self.conds if sigma is None or c.end <= sigma <= c.start]
         found: dict[LoadedGligen, Grounding] = {}
         for g in (g for c in conds for g in c.groundings):
             found.setdefault(g.gligen, g)
@@ -178,12 +169,13 @@ class Run:
             self._has_warned = True
 
 
-UNKNOWN_COND = Cond(False, (), WHOLE, None, None)
+UNKNOWN_COND = Cond(False, (), WHOLE)
 
 
 def _cond(cond: dict, positive: bool, size: Size, region: Box, sampling) -> Cond:
     limits = [dict(cond)]
     calculate_start_end_timesteps(SimpleNamespace(model_sampling=sampling), limits)
-    start, end = limits[0].get("timestep_start"), limits[0].get("timestep_end")
+    start = limits[0].get("timestep_start", math.inf)
+    end = limits[0].get("timestep_end", -math.inf)
     area = area_of(cond, size)
     return Cond(positive, groundings(entries_of(cond, size, region), area), area, start, end)
