@@ -5,11 +5,11 @@ from .seam import patch
 from .seam.run import NEGATIVE_GROUNDINGS, Settings
 
 
-def schedule_inputs(tau: float) -> list[io.Input]:
+def schedule_inputs() -> list[io.Input]:
     """The inputs that the schedule node and the sampler node share."""
     return [
         io.Float.Input(
-            "tau", default=tau, min=0.0, max=1.0, step=0.01, round=0.0001,
+            "tau", default=0.3, min=0.0, max=1.0, step=0.01, round=0.0001,
             tooltip="Share of the steps, from the first, in which grounding is fully on (β = 1). More "
             "holds the layout more strictly, less leaves more to the base model. The authors use 0.3 "
             "for boxes. Above 0 it is at least one step.",
@@ -51,7 +51,7 @@ class GligenBetaSchedule(io.ComfyNode):
             search_aliases=["gligen", "grounding", "scheduled sampling", "tau", "beta"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model, on its way to the sampler."),
-                *schedule_inputs(tau=0.3),
+                *schedule_inputs(),
                 io.MultiType.Input(
                     "curve", types=[io.Curve], optional=True, extra_dict={"forceInput": True},
                     tooltip="β over the run, from the first step (left) to the last (right), in place "
@@ -66,14 +66,10 @@ class GligenBetaSchedule(io.ComfyNode):
     def execute(
         cls, model, tau, decay, strength, negative_grounding, curve=None, refresh_every=1
     ) -> io.NodeOutput:
-        betas = BetaSchedule(tau, decay, strength, None if curve is None else function_of(curve))
-        return io.NodeOutput(
-            patch.with_settings(model, Settings(betas, negative_grounding, refresh_every))
-        )
+        if curve is not None:
+            from comfy_api.input import CurveInput  # hosts that have no Curve node lack it
 
-
-def function_of(curve):
-    """A CURVE as a function of 0..1."""
-    from comfy_api.input import CurveInput  # hosts that have no Curve node lack it
-
-    return CurveInput.from_raw(curve).interp
+            curve = CurveInput.from_raw(curve).interp
+        betas = BetaSchedule(tau, decay, strength, curve)
+        settings = Settings(betas, negative_grounding, refresh_every)
+        return io.NodeOutput(patch.with_settings(model, settings))

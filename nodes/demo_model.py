@@ -46,10 +46,7 @@ class GligenDemoModel(io.ComfyNode):
             search_aliases=["gligen", "demo", "example"],
             inputs=[
                 io.Combo.Input(
-                    "kind",
-                    options=list(GLIGENS),
-                    default="text box",
-                    optional=True,
+                    "kind", options=list(GLIGENS), default="text box", optional=True,
                     tooltip="What its GLIGEN model is grounded by. The base model is the same for all.",
                 ),
             ],
@@ -60,7 +57,7 @@ class GligenDemoModel(io.ComfyNode):
                 io.Gligen.Output(tooltip="Its GLIGEN model, of the kind chosen."),
                 io.ClipVision.Output(tooltip="Its CLIP vision model, for reference pictures."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, kind="text box") -> io.NodeOutput:

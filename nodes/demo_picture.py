@@ -3,11 +3,12 @@ from comfy_api.latest import io
 
 from ..demo import world
 from ..gligen_ops.entities import PhraseBox
-from ..gligen_ops.errors import GligenError
 from .layouts.boxes import gather_frames
+from .layouts.problems import Problems
 
 EXAMPLE = "a red star: 0.2, 0.2, 0.6, 0.6"
 SHAPES = (*world.SHAPES, world.FIGURE)
+KNOWN = f"Colours: {', '.join(world.COLOURS)}. Shapes: {', '.join(SHAPES)}."
 
 
 class GligenDemoPicture(io.ComfyNode):
@@ -22,18 +23,16 @@ class GligenDemoPicture(io.ComfyNode):
             search_aliases=["gligen", "demo", "example", "reference image"],
             inputs=[
                 io.String.Input(
-                    "things",
-                    default=EXAMPLE,
-                    multiline=True,
+                    "things", default=EXAMPLE, multiline=True,
                     tooltip="One thing a line, as colour shape: x, y, width, height, in fractions of the "
-                    f"image. Colours: {', '.join(world.COLOURS)}. Shapes: {', '.join(SHAPES)}.",
+                    f"image. {KNOWN}",
                 ),
                 io.Combo.Input(
                     "light", options=list(world.LIGHTS), tooltip="Where light comes from."
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The picture.")],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, things, light) -> io.NodeOutput:
@@ -43,19 +42,15 @@ class GligenDemoPicture(io.ComfyNode):
 
 def things_of(boxes: list[PhraseBox]) -> tuple[world.Thing, ...]:
     """Raises GligenError that names every phrase with another colour or shape than the world has."""
-    problems, things = [], []
+    things, problems = [], Problems()
     for entity in boxes:
         words = entity.phrase.lower().split()[-2:]
         box = (entity.box.x0, entity.box.y0, entity.box.x1, entity.box.y1)
         if len(words) < 2 or words[0] not in world.COLOURS or words[1] not in SHAPES:
-            problems.append(
-                f"things: '{entity.phrase}' is no colour and shape of the demo's world."
-            )
+            problems.add(f"things: '{entity.phrase}' is no colour and shape of the demo's world.")
         elif words[1] == world.FIGURE:
             things.append(world.standing(words[0], box))
         else:
             things.append(world.Thing(*words, box))
-    if problems:
-        known = f"Colours: {', '.join(world.COLOURS)}. Shapes: {', '.join(SHAPES)}."
-        raise GligenError("\n".join([*problems, known]))
+    problems.refuse(cure=KNOWN)
     return tuple(things)

@@ -6,12 +6,12 @@ from ..gligen_ops.errors import GligenError
 from ..gligen_ops.tokenizers.text_image import TextImageTokenizer
 from .encoders.phrases import phrase_features
 from .encoders.pictures import CLIPS_OWN, image_feature
-from .layouts.inputs import box_inputs, strength
+from .layouts.inputs import box_inputs, conditioning, strength
 from .seam.conditioning import ground
 from .seam.gligens import need
 
 USES = ("image", "text and image", "style")
-WHOLE = Box(0.0, 1.0, 0.0, 1.0)
+STYLE_BOX = Box(0.0, 1.0, 0.0, 1.0)
 """The box that the authors give a style, as they write it."""
 
 
@@ -26,9 +26,7 @@ class GligenImageBox(io.ComfyNode):
             "lends the picture's style to the whole.",
             search_aliases=["gligen", "reference image", "style", "grounding", "bounding box"],
             inputs=[
-                io.Conditioning.Input(
-                    "conditioning", tooltip="The prompt, or another GLIGEN node's."
-                ),
+                conditioning(),
                 io.Gligen.Input(
                     "gligen", tooltip="A GLIGEN model for text and image boxes (…-text-image-box)."
                 ),
@@ -43,29 +41,25 @@ class GligenImageBox(io.ComfyNode):
                     "the authors' projection_matrix below.",
                 ),
                 io.String.Input(
-                    "text",
-                    default="",
+                    "text", default="",
                     tooltip="What it is, where use is 'text and image': a short phrase.",
                 ),
                 *box_inputs(),
                 io.Combo.Input(
-                    "use",
-                    options=list(USES),
+                    "use", options=list(USES),
                     tooltip="image: the box gets what the picture shows; text and image: the text says "
                     "too what it is; style: the picture's colours and manner for the whole image (the "
                     "box is not used).",
                 ),
                 io.Combo.Input(
-                    "projection",
-                    options=[CLIPS_OWN, *projection_files()],
-                    default=CLIPS_OWN,
+                    "projection", options=[CLIPS_OWN, *projection_files()], default=CLIPS_OWN,
                     tooltip="Where the text projection comes from: the CLIP, or a file of the authors "
                     "named projection_matrix (.pt or .safetensors) in models/gligen.",
                 ),
                 strength(),
             ],
             outputs=[io.Conditioning.Output(tooltip="The prompt with this picture.")],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(
@@ -77,11 +71,10 @@ class GligenImageBox(io.ComfyNode):
         with_text = use == "text and image"
         if with_text and not text.strip():
             raise GligenError("text: it is empty. Say what it is, or set use to 'image'.")
-        phrase = text.strip() or use
-        box = WHOLE
+        phrase, box = text.strip() or use, STYLE_BOX
         if use != "style":
             box = check_boxes([PhraseBox(phrase, Box.from_size(x, y, width, height))])[0].box
-        width = gligen.gligen.position_net.text_width
+        width = gligen.net.position_net.text_width
         feature = phrase_features(clip, [phrase], width)[phrase] if with_text else None
         entity = BoxEntity(box, phrase, feature, image)
         return io.NodeOutput(ground(conditioning, gligen, [(entity,)], strength))

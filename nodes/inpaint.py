@@ -6,12 +6,11 @@ from torch import Tensor
 
 from ..gligen_ops.entities import Inpainting
 from ..gligen_ops.errors import GligenError
-from ..gligen_ops.fitting import FAINT, on_latent
+from ..gligen_ops.fitting import on_latent
 from ..gligen_ops.layers.first_conv import KnownRegion
 from ..gligen_ops.masks import boxes_mask
-from .pictures.channels import three_channels
-from .seam.conditioning import ground
-from .seam.entries import entities_in, frame_count
+from .pictures.images import painted, three_channels
+from .seam.conditioning import entities_in, frame_count, ground
 from .seam.gligens import adopted
 
 
@@ -35,8 +34,7 @@ class GligenInpaint(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE of the base model."),
                 io.Image.Input("image", tooltip="The picture to be painted into."),
                 io.Mask.Input(
-                    "mask",
-                    optional=True,
+                    "mask", optional=True,
                     tooltip="What is painted anew (white). Without it: the boxes.",
                 ),
             ],
@@ -44,7 +42,7 @@ class GligenInpaint(io.ComfyNode):
                 io.Conditioning.Output(tooltip="The prompt, which now knows the picture."),
                 io.Latent.Output(tooltip="For the sampler's latent_image: picture and mask."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, conditioning, gligen, vae, image, mask=None) -> io.NodeOutput:
@@ -56,8 +54,8 @@ class GligenInpaint(io.ComfyNode):
         if mask is None:
             mask = mask_of_boxes(conditioning, size)
         else:
-            mask = on_latent(fitted(mask, image), size)
-        first_conv = gligen.gligen.first_conv
+            mask = on_latent(painted(mask, image), size)
+        first_conv = gligen.net.first_conv
         if first_conv is not None and isinstance(first_conv.downsample_net, KnownRegion):
             mask = mask.ceil()  # the model knows no half
             count = max(len(latent), len(mask))
@@ -78,23 +76,6 @@ def mask_of_boxes(conditioning, size: tuple[int, int]) -> Tensor:
         raise GligenError(
             "conditioning: it has no GLIGEN boxes, so there is nothing to paint. Put this node after the "
             "box nodes, or connect a mask."
-        )
-    return mask
-
-
-def fitted(mask: Tensor, image: Tensor) -> Tensor:
-    """A MASK [B, H, W] of the picture's size, as [B, 1, H, W]."""
-    mask = mask.reshape(-1, 1, *mask.shape[-2:])
-    if mask.shape[-2:] != image.shape[1:3]:
-        came, expected = (f"{s[1]} by {s[0]}" for s in (mask.shape[-2:], image.shape[1:3]))
-        raise GligenError(
-            f"mask: it is {came} pixels, and the picture is {expected}. Draw the mask on this picture, or "
-            "resize one of them."
-        )
-    if mask.max() < FAINT:
-        raise GligenError(
-            f"mask: it is black everywhere, or nearly so (at most {mask.max():.0%} white), so there is "
-            "nothing to paint. Make it white where the picture is to be painted anew."
         )
     return mask
 

@@ -1,10 +1,9 @@
 from comfy_api.latest import io
 
 from ..gligen_ops.tokenizers.keypoints import KeypointTokenizer
-from .layouts.inputs import strength
+from .layouts.inputs import conditioning, strength
 from .layouts.poses import poses
-from .seam.conditioning import ground
-from .seam.entries import by_entity
+from .seam.conditioning import by_entity, ground
 from .seam.gligens import need
 
 
@@ -18,21 +17,17 @@ class GligenKeypoints(io.ComfyNode):
             description="Draws people in given poses: up to 8, each by the 17 keypoints of its body.",
             search_aliases=["gligen", "pose", "openpose", "skeleton", "person", "grounding"],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="The prompt, or another GLIGEN node's."),
+                conditioning(),
                 io.Gligen.Input(
                     "gligen", tooltip="A GLIGEN model for keypoints, from the GLIGEN Model Loader."
                 ),
                 io.Custom("POSE_KEYPOINT").Input(
-                    "pose_keypoint",
-                    optional=True,
+                    "pose_keypoint", optional=True,
                     tooltip="From a pose detector, such as SDPose or DWPose. Of several frames each "
                     "goes to one image of the batch; the last stays for any more.",
                 ),
                 io.String.Input(
-                    "json",
-                    default="",
-                    multiline=True,
-                    placeholder="or a pose as OpenPose JSON",
+                    "json", default="", multiline=True, placeholder="or a pose as OpenPose JSON",
                     tooltip="The pose as JSON, where none is connected: OpenPose's format, or a list of "
                     "people, each a list of 17 points [x, y] in COCO's order from 0 to 1, [0, 0] where "
                     "a point is missing.",

@@ -43,7 +43,7 @@ class GligenKSampler(io.ComfyNode):
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01,
                     tooltip="1 starts from pure noise; less keeps more of the latent image.",
                 ),
-                *schedule_inputs(tau=0.3),
+                *schedule_inputs(),
                 refresh_input(),
             ],
             outputs=[io.Latent.Output(tooltip="The denoised latent.")],
@@ -57,15 +57,7 @@ class GligenKSampler(io.ComfyNode):
         betas = BetaSchedule(tau, decay, strength)
         model = patch.with_settings(model, Settings(betas, negative_grounding, refresh_every))
         (latent,) = host.common_ksampler(
-            model,
-            seed,
-            steps,
-            cfg,
-            sampler_name,
-            scheduler,
-            positive,
-            negative,
-            latent_image,
+            model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image,
             denoise,
-        )
+        )  # fmt: skip
         return io.NodeOutput(latent)

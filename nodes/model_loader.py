@@ -17,26 +17,20 @@ class GligenModelLoader(io.ComfyNode):
             search_aliases=["gligen", "grounding", "layout", "bounding box"],
             inputs=[
                 io.Combo.Input(
-                    "gligen_name",
-                    options=folder_paths.get_filename_list("gligen"),
+                    "gligen_name", options=folder_paths.get_filename_list("gligen"),
                     tooltip="A file in models/gligen. If the list is empty, put a GLIGEN text-box file "
                     "there, for example gligen_sd14_textbox_pruned.safetensors, and press R.",
                 )
             ],
             outputs=[io.Gligen.Output(tooltip="For the GLIGEN nodes.")],
             hidden=[io.Hidden.unique_id],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, gligen_name) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("gligen", gligen_name)
         gligen = gligens.load(path, gligen_name)
-        show(gligen.description(), cls.hidden.unique_id)
+        from server import PromptServer  # the whole server, which only runs in one need
+
+        PromptServer.instance.send_progress_text(gligen.description(), cls.hidden.unique_id)
         return io.NodeOutput(gligen.patcher)
-
-
-def show(text: str, node_id: str) -> None:
-    """On the node in the browser."""
-    from server import PromptServer  # the whole server, which only runs in one need
-
-    PromptServer.instance.send_progress_text(text, node_id)

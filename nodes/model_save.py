@@ -21,14 +21,13 @@ class GligenModelSave(io.ComfyNode):
             inputs=[
                 io.Gligen.Input("gligen", tooltip="From the GLIGEN Model Loader."),
                 io.String.Input(
-                    "filename_prefix",
-                    default="gligen/gligen",
+                    "filename_prefix", default="gligen/gligen",
                     tooltip="Folder and beginning of the name in ComfyUI's output folder.",
                 ),
             ],
             outputs=[],
             is_output_node=True,
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, gligen, filename_prefix) -> io.NodeOutput:
@@ -36,14 +35,14 @@ class GligenModelSave(io.ComfyNode):
         if loaded.by_order:
             raise GligenError(
                 "gligen: ComfyUI's own GLIGENLoader drops the names of the blocks, and from the "
-                f"{len(loaded.gligen.widths)} layers of this model they cannot be told, as from those of "
+                f"{len(loaded.net.widths)} layers of this model they cannot be told, as from those of "
                 "SD 1.x and 2.x. Load the file with the GLIGEN Model Loader in its place, and save it again."
             )
         folder, name, counter, *_ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
         file = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        model = loaded.gligen
+        model = loaded.net
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors_of(model).items()}
         checkpoint = Checkpoint(tensors, model.kind, model.fuser, loaded.name, loaded.source)
         save_gligen(checkpoint, file)

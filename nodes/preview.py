@@ -2,11 +2,12 @@
 
 import torch
 from comfy_api.latest import io, ui
-from PIL import Image
 
 from ..gligen_ops.entities import PhraseBox
-from .pictures.drawing import draw_boxes, draw_lines, tensor_of
-from .seam.entries import entities_in
+from .layouts.inputs import pixels
+from .pictures.drawing import draw_boxes, draw_lines
+from .pictures.images import from_picture, to_picture
+from .seam.conditioning import entities_in
 
 GREY = 0.5
 LATENT_PIXEL = 8
@@ -19,38 +20,27 @@ class GligenPreview(io.ComfyNode):
             node_id="GligenPreview",
             display_name="GLIGEN Preview",
             category="conditioning/gligen",
-            description=(
-                "Draws the boxes, phrases and poses that a conditioning carries, over a picture or an "
-                "empty canvas: check a layout before the run, or a result against it."
-            ),
+            description="Draws the boxes, phrases and poses that a conditioning carries, over a picture "
+            "or an empty canvas: check a layout before the run, or a result against it.",
             search_aliases=["gligen", "draw boxes", "show boxes", "layout"],
             inputs=[
                 io.Conditioning.Input(
                     "conditioning", tooltip="The prompt whose boxes are to be shown."
                 ),
                 io.Image.Input(
-                    "image",
-                    optional=True,
+                    "image", optional=True,
                     tooltip="The picture to draw on, every one of a batch. Without it: a canvas.",
                 ),
-                io.Int.Input(
-                    "width",
-                    default=512,
-                    min=16,
-                    max=16384,
-                    tooltip="Width of the empty canvas in pixels. Not used with an image.",
+                pixels(
+                    "width", 16, "Width of the empty canvas in pixels. Not used with an image."
                 ),
-                io.Int.Input(
-                    "height",
-                    default=512,
-                    min=16,
-                    max=16384,
-                    tooltip="Height of the empty canvas in pixels. Not used with an image.",
+                pixels(
+                    "height", 16, "Height of the empty canvas in pixels. Not used with an image."
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The picture with the boxes drawn on it.")],
             is_output_node=True,
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, conditioning, width, height, image=None) -> io.NodeOutput:
@@ -62,14 +52,8 @@ class GligenPreview(io.ComfyNode):
             size = max(1, height // LATENT_PIXEL), max(1, width // LATENT_PIXEL)
             entities = entities_in(conditioning, size, frame)
             named = list(dict.fromkeys((e.label(), e.sketch()) for e in entities))
-            picture = draw_lines(_picture(one), [s for _, s in named if s.lines or s.dots])
+            picture = draw_lines(to_picture(one), [s for _, s in named if s.lines or s.dots])
             boxes = [PhraseBox(label, sketch.box) for label, sketch in named if sketch.box]
-            pictures.append(tensor_of(draw_boxes(picture, boxes)))
+            pictures.append(from_picture(draw_boxes(picture, boxes)))
         drawn = torch.stack(pictures)
         return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
-
-
-def _picture(image: torch.Tensor) -> Image.Image:
-    """From [H, W, C] in 0..1."""
-    values = image[..., :3].float().clamp(0, 1).mul(255).round()
-    return Image.fromarray(values.to("cpu", torch.uint8).numpy())

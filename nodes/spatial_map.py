@@ -2,9 +2,9 @@ from comfy_api.latest import io
 
 from ..gligen_ops.entities import SpatialMap
 from ..gligen_ops.tokenizers.maps import MapTokenizer, SemanticMapTokenizer
-from .layouts.inputs import strength
+from .layouts.inputs import conditioning, strength
 from .pictures import ade20k
-from .pictures.channels import three_channels
+from .pictures.images import three_channels
 from .seam.conditioning import ground
 from .seam.gligens import need
 
@@ -20,9 +20,7 @@ class GligenSpatialMap(io.ComfyNode):
             "normals or ADE20K classes, whichever the GLIGEN model was trained on.",
             search_aliases=["gligen", "canny", "depth", "hed", "normal", "segmentation", "edges"],
             inputs=[
-                io.Conditioning.Input(
-                    "conditioning", tooltip="The prompt, or another GLIGEN node's."
-                ),
+                conditioning(),
                 io.Gligen.Input(
                     "gligen", tooltip="A GLIGEN model for maps, from the GLIGEN Model Loader."
                 ),
@@ -32,8 +30,7 @@ class GligenSpatialMap(io.ComfyNode):
                     "one image of the batch; the last stays for any more.",
                 ),
                 io.Combo.Input(
-                    "classes",
-                    options=list(ade20k.READINGS),
+                    "classes", options=list(ade20k.READINGS),
                     tooltip="How a semantic map is read: indices are grey values 0 to 150, palette the "
                     "colours of ADE20K; automatic takes a grey picture for indices. Other maps do not "
                     "use it.",
@@ -41,13 +38,13 @@ class GligenSpatialMap(io.ComfyNode):
                 strength(),
             ],
             outputs=[io.Conditioning.Output(tooltip="The prompt with the map.")],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, conditioning, gligen, image, classes, strength=1.0) -> io.NodeOutput:
         gligen = need(gligen, MapTokenizer)
         image = three_channels(image)
-        has_classes = isinstance(gligen.gligen.position_net, SemanticMapTokenizer)
+        has_classes = isinstance(gligen.net.position_net, SemanticMapTokenizer)
         if has_classes:
             maps = ade20k.class_map(image, classes)
         else:

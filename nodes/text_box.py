@@ -2,7 +2,7 @@ from comfy_api.latest import io
 
 from ..gligen_ops.entities import Box, PhraseBox
 from .encoders.phrases import ground_boxes
-from .layouts.inputs import box_inputs, strength
+from .layouts.inputs import box_inputs, conditioning, strength
 
 
 class GligenTextBox(io.ComfyNode):
@@ -16,19 +16,18 @@ class GligenTextBox(io.ComfyNode):
             "objects, and name them in the prompt too.",
             search_aliases=["gligen", "grounding", "layout", "bounding box", "region"],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="The prompt, or another GLIGEN box."),
+                conditioning(),
                 io.Gligen.Input("gligen", tooltip="From the GLIGEN Model Loader."),
                 io.Clip.Input("clip", tooltip="The CLIP of the base model; it reads the text."),
                 io.String.Input(
-                    "text",
-                    default="",
+                    "text", default="",
                     tooltip="What appears in the box: a short phrase, such as 'a red ball'.",
                 ),
                 *box_inputs(),
                 strength(),
             ],
             outputs=[io.Conditioning.Output(tooltip="The prompt with this box.")],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(

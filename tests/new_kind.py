@@ -100,6 +100,6 @@ class GligenPoint(io.ComfyNode):
     @classmethod
     def execute(cls, conditioning, gligen, clip, text, x, y, strength=1.0) -> io.NodeOutput:
         gligen = need(gligen, PointTokenizer)
-        features = phrase_features(clip, [text], len(gligen.gligen.position_net.null_text_feature))
+        features = phrase_features(clip, [text], len(gligen.net.position_net.null_text_feature))
         spot = Spot(x, y, text, features[text])
         return io.NodeOutput(ground(conditioning, gligen, [(spot,)], strength))

@@ -83,7 +83,7 @@ def schedule(model, tau=1.0, decay=0.0, strength=1.0, negative="null", curve=Non
 
 def entries(conditioning) -> list:
     """What a CONDITIONING grounds."""
-    from gligen_pack.nodes.seam.entries import entries_of
+    from gligen_pack.nodes.seam.conditioning import entries_of
 
     return entries_of(conditioning[0][1], (16, 16))
 

@@ -65,9 +65,9 @@ def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
     got = small.sample(small.schedule(model), grounded, positive, 2, 1.0)
 
     entries = small.entries(grounded)
-    inputs = gligen.model.gligen.position_net.inputs([e.at(0) for e in entries])
-    tokens = reference.box_tokens(gligen.model.gligen.position_net.state_dict(), *inputs)
-    layers = {b: gligen.model.gligen.layer(b).state_dict() for b in widths}
+    inputs = gligen.model.net.position_net.inputs([e.at(0) for e in entries])
+    tokens = reference.box_tokens(gligen.model.net.position_net.state_dict(), *inputs)
+    layers = {b: gligen.model.net.layer(b).state_dict() for b in widths}
 
     def middle_patch(v, extra):
         block = (*extra["block"], extra["block_index"])
@@ -103,5 +103,5 @@ def test_weights_are_loaded_and_counted_by_the_host(base):
         callback=lambda *_: during.extend(m.model for m in management.current_loaded_models),
     )  # fmt: skip
     assert any(m is gligen for m in during)
-    weights = gligen.model.gligen.state_dict().values()
+    weights = gligen.model.net.state_dict().values()
     assert {w.dtype for w in weights} == {torch.float16}

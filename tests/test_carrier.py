@@ -41,7 +41,7 @@ def test_a_hint_of_one_pixel_breaks_nothing(carrier):
 
 def test_entries_come_in_the_order_in_which_they_were_put_in(rig, carrier):
     from comfy.controlnet import ControlNet
-    from gligen_pack.nodes.seam.entries import entries_of
+    from gligen_pack.nodes.seam.conditioning import entries_of
 
     first = rig.text_box("a cat", 0.1, 0.1, 0.3, 0.3)
     between = [[text, {**cond, "control": ControlNet()}] for text, cond in first]

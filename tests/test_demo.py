@@ -223,7 +223,7 @@ def test_the_page_of_the_demo_has_the_figures_that_were_measured():
 
 
 def test_the_demo_gligen_is_read_by_the_same_loader_as_any_file(demo):
-    gligen = demo.gligen.model.gligen
+    gligen = demo.gligen.model.net
     assert gligen.position_net.text_width == 64 and gligen.kind.name == "text box"
     gates = [g for b in gligen.widths for g in gligen.layer(b).gates()]
     assert all(torch.isfinite(g) for g in gates)

@@ -89,7 +89,7 @@ def test_what_is_no_gligen_is_refused(gligen):
 
 
 def test_boxes_are_read_back_with_their_phrases(gligen):
-    from gligen_pack.nodes.seam.entries import entities_in
+    from gligen_pack.nodes.seam.conditioning import entities_in
 
     entities = list(entities_in(ground(gligen, 2), (96, 64), 0))
     assert [e.label() for e in entities] == ["thing 0", "thing 1"]

@@ -120,7 +120,7 @@ def test_a_maps_first_convolution_is_that_of_the_checkpoint(p, kind):
     from torch import nn
 
     conditioning = grounded(p, kind)
-    gligen = p.gligen(kind).model.gligen
+    gligen = p.gligen(kind).model.net
     for layer in gligen.fusers:
         for gate in (gligen.fusers[layer].alpha_attn, gligen.fusers[layer].alpha_dense):
             nn.init.zeros_(gate)  # the convolution alone
@@ -149,7 +149,7 @@ def test_a_maps_first_convolution_is_that_of_the_checkpoint(p, kind):
 def test_after_tau_the_first_convolution_is_the_models_own_again(p):
     conditioning = grounded(p, "canny map")
     calls = []
-    conv = p.gligen("canny map").model.gligen.first_conv
+    conv = p.gligen("canny map").model.net.first_conv
     hook = conv.register_forward_hook(lambda *_: calls.append(1))
     small.sample(p.schedule(0.5), conditioning, p.negative, steps=4)
     hook.remove()
@@ -404,7 +404,7 @@ def test_an_inpainting_model_sees_the_known_picture_and_the_mask(p):
     """Its convolution is on in every step, as in the original; it takes [z, known · mask, mask]."""
     conditioning, latent = inpainted(p, "text box inpainting")
     seen = []
-    conv = p.gligen("text box inpainting").model.gligen.first_conv.conv
+    conv = p.gligen("text box inpainting").model.net.first_conv.conv
     hook = conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     small.sample(p.schedule(0.5), conditioning, p.negative, steps=4, latent=latent["samples"])
     hook.remove()
@@ -609,9 +609,9 @@ def test_a_saved_model_is_the_one_that_was_loaded_and_knows_its_kind(p, tmp_path
     GligenModelSave.execute(gligen, "gligen/part")
     (file,) = (tmp_path / "gligen").glob("part*.safetensors")
     again = gligens.load(str(file), "part.safetensors")
-    assert (again.gligen.kind.name, again.gligen.fuser) == ("depth map", "gatedSA2")
+    assert (again.net.kind.name, again.net.fuser) == ("depth map", "gatedSA2")
     assert again.source == gligen.model.source
-    before, after = gligen.model.gligen.state_dict(), again.gligen.state_dict()
+    before, after = gligen.model.net.state_dict(), again.net.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     expected = random_tensors("depth map", p.widths, 768, 32, 0, 0.6, fuser="gatedSA2")
     assert read_gligen(file).tensors.keys() == expected.keys()

@@ -196,13 +196,14 @@ def test_a_map_lies_on_the_picture_as_it_was_drawn(rig, across):
 
 def test_preview_draws_boxes_and_poses_where_they_are_on_a_picture_that_is_no_square(rig):
     from gligen_pack.gligen_ops.entities import Box, PhraseBox, Pose
-    from gligen_pack.nodes.pictures.drawing import draw_boxes, draw_lines, tensor_of
+    from gligen_pack.nodes.pictures.drawing import draw_boxes, draw_lines
+    from gligen_pack.nodes.pictures.images import from_picture
     from PIL import Image
 
     points = torch.tensor(person()["people"][0]["pose_keypoints_2d"]).reshape(17, 3)[:, :2]
     grey = Image.new("RGB", (PIXELS[1], PIXELS[0]), (128, 128, 128))
     boxes = [PhraseBox(text, Box.from_size(*fractions(*box))) for text, box in BOXES.items()]
-    expected = tensor_of(draw_boxes(draw_lines(grey, [Pose(points).sketch()]), boxes))
+    expected = from_picture(draw_boxes(draw_lines(grey, [Pose(points).sketch()]), boxes))
     positive = rig.keypoints([person()], to=ours(rig))
     (drawn,) = rig.node("GligenPreview", conditioning=positive, width=PIXELS[1], height=PIXELS[0])
     (over,) = rig.node(
@@ -213,4 +214,4 @@ def test_preview_draws_boxes_and_poses_where_they_are_on_a_picture_that_is_no_sq
         "GligenPreview", conditioning=host_boxes(rig), width=PIXELS[1], height=PIXELS[0]
     )
     named = [PhraseBox(f"box {n}", b.box) for n, b in enumerate(boxes, start=1)]
-    assert torch.equal(of_host[0], tensor_of(draw_boxes(grey, named)))
+    assert torch.equal(of_host[0], from_picture(draw_boxes(grey, named)))

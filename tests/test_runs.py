@@ -255,7 +255,7 @@ def test_a_conditioning_is_copied_and_saved_without_weights(p):
 
 
 def test_a_gligen_without_a_file_says_so_where_its_conditioning_is_saved(p):
-    tensors = small.gligen_tensors(p.gligen.model.gligen.widths)
+    tensors = small.gligen_tensors(p.gligen.model.net.widths)
     nameless = p.boxes([p.first], gligen=small.gligen(tensors))
     with pytest.raises(GligenError, match="GLIGEN Model Loader"):
         pickle.dumps(nameless)
@@ -495,7 +495,7 @@ def test_a_latent_that_is_cut_by_somebody_unknown_is_told_of_and_not_grounded(p,
 
 
 def test_a_box_in_an_area_is_the_box_of_that_part_of_the_picture(p):
-    from gligen_pack.nodes.seam.entries import entities_in
+    from gligen_pack.nodes.seam.conditioning import entities_in
 
     lower = values(p.boxes([p.first]), area=(6, 20, 6, 0))
     (entity,) = entities_in(lower, SIZE, 0)

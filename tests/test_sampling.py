@@ -105,7 +105,7 @@ def test_null_negative_is_hand_written_classifier_free_guidance(p, scheduled):
     grounded = p.ground(gligen=gligen)
     model = p.schedule() if scheduled else p.model
     got = small.sample(model, grounded, p.negative, steps=3, cfg=7.5)
-    expected = hand_written_run(p, gligen.model.gligen, small.entries(grounded), 7.5, 3)
+    expected = hand_written_run(p, gligen.model.net, small.entries(grounded), 7.5, 3)
     same = small.sample(p.schedule(negative="same"), grounded, p.negative, steps=3, cfg=7.5)
     assert relative(got, expected) < 1e-4
     assert relative(same, expected) > 2e-3
@@ -197,7 +197,7 @@ def bit_identical(a, b):
 def test_no_bit_changes_where_nothing_is_grounded(p):
     plain = small.sample(p.model, p.positive, p.negative)
     gligen = p.gligen()
-    closed = p.gligen(small.gligen_tensors(p.gligen().model.gligen.widths, gate=0.0))
+    closed = p.gligen(small.gligen_tensors(p.gligen().model.net.widths, gate=0.0))
     assert bit_identical(small.sample(p.schedule(0.0), p.ground(gligen=gligen), p.negative), plain)
     strength = p.schedule(1.0, strength=0.0)
     assert bit_identical(small.sample(strength, p.ground(gligen=gligen), p.negative), plain)
@@ -265,7 +265,7 @@ def test_boxes_on_the_negative_are_the_users_own_and_stay(p):
 
 def test_boxes_are_fractions_at_any_size(p):
     grounded = p.ground(gligen=p.gligen())
-    from gligen_pack.nodes.seam.entries import entities_in
+    from gligen_pack.nodes.seam.conditioning import entities_in
 
     for size in ((16, 16), (24, 64)):
         assert next(entities_in(grounded, size, 0)).box == p.boxes[0].box

@@ -146,7 +146,7 @@ def test_a_run_holds_the_keys_and_one_layers_activations_more_than_without(p):
             run(*args)
         return live.peak
 
-    layers = p.gligen.model.gligen
+    layers = p.gligen.model.net
     block, width = next(iter(layers.widths.items()))  # the first sees the most places
     layer = layers.layer(block)
     with torch.inference_mode():

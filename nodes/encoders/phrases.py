@@ -12,9 +12,8 @@ from ...gligen_ops.entities import BoxEntity, PhraseBox, check_boxes
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.tokenizers.box import BoxTokenizer
 from ...gligen_ops.tokenizers.text_image import TextImageTokenizer
-from ..layouts.linked_boxes import short
-from ..seam.conditioning import ground
-from ..seam.entries import Conditioning, by_entity
+from ..layouts.problems import Problems, short
+from ..seam.conditioning import Conditioning, by_entity, ground
 from ..seam.gligens import need
 
 BY_WIDTH = {
@@ -45,7 +44,7 @@ def ground_boxes(
     gligen = need(gligen, BoxTokenizer, TextImageTokenizer)
     frames = [check_boxes(boxes) for boxes in frames]
     phrases = [box.phrase for boxes in frames for box in boxes]
-    features = phrase_features(clip, phrases, gligen.gligen.position_net.text_width)
+    features = phrase_features(clip, phrases, gligen.net.position_net.text_width)
     entities = [[BoxEntity(b.box, b.phrase, features[b.phrase]) for b in boxes] for boxes in frames]
     return ground(conditioning, gligen, by_entity(entities), strength)
 
@@ -56,10 +55,11 @@ def phrase_features(clip: CLIP, phrases: Iterable[str], width: int) -> dict[str,
     which a part would do nothing."""
     need_clip(clip, width)
     phrases = list(dict.fromkeys(phrases))
-    problems = {phrase: _problem(clip, phrase, width) for phrase in phrases}
-    bad = [f'Phrase "{short(phrase)}": {text}' for phrase, text in problems.items() if text]
-    if bad:
-        raise GligenError("\n".join(bad))
+    problems = Problems()
+    for phrase in phrases:
+        with problems.at(f'Phrase "{short(phrase)}"'):
+            _check(clip, phrase, width)
+    problems.refuse()
     return {phrase: _feature(clip, phrase, width) for phrase in phrases}
 
 
@@ -93,27 +93,26 @@ def _feature(clip: CLIP, phrase: str, width: int) -> Tensor:
     return feature
 
 
-def _problem(clip: CLIP, phrase: str, width: int) -> str | None:
-    """Which part of a phrase would do nothing, in words for the user; None where all count."""
+def _check(clip: CLIP, phrase: str, width: int) -> None:
+    """Raises GligenError for a part of the phrase that would do nothing."""
     missing = [name for name in EMBEDDING.findall(phrase) if not _is_embedding(clip, name, width)]
     if missing:
-        return (
+        raise GligenError(
             f"embedding:{missing[0].strip(',')} would do nothing. No such file is in models/embeddings, or "
             "it is one of another base model. Correct its name, or take it out."
         )
     stretches = _tokens(clip, phrase)
     if any(weight != 1 for stretch in stretches for _, weight in stretch):
-        return (
+        raise GligenError(
             "the weight would do nothing, as a box reads its phrase as a whole. Take the parentheses "
             r"out (or write \( and \) where they are meant as such), and set strength for the box."
         )
     if len(stretches) > 1:
         limit = len(stretches[0]) - 2  # beside its start and its end
-        return (
+        raise GligenError(
             f"it is longer than the {limit} tokens that CLIP reads, and the rest would do nothing. "
             "Shorten it to what appears in the box."
         )
-    return None
 
 
 def _is_embedding(clip: CLIP, name: str, width: int) -> bool:

@@ -31,7 +31,7 @@ def image_feature(
             f"clip_vision_output: it holds {len(embedding)} pictures, and one box takes one. Encode a "
             "single picture."
         )
-    expected = gligen.gligen.position_net.text_width
+    expected = gligen.net.position_net.text_width
     if projection == CLIPS_OWN:
         need_clip(clip, expected)
         matrix = clips_projection(clip)

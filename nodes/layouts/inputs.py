@@ -3,6 +3,16 @@
 from comfy_api.latest import io
 
 
+def conditioning() -> io.Input:
+    return io.Conditioning.Input(
+        "conditioning", tooltip="The prompt, or another GLIGEN node's: what it has already is kept."
+    )
+
+
+def pixels(name: str, least: int, tooltip: str) -> io.Int.Input:
+    return io.Int.Input(name, default=512, min=least, max=16384, tooltip=tooltip)
+
+
 def share(name: str, default: float, tooltip: str) -> io.Float.Input:
     return io.Float.Input(
         name, default=default, min=0.0, max=1.0, step=0.01, round=0.0001, tooltip=tooltip

@@ -1,9 +1,12 @@
 """Boxes that arrive on a link, from a detector or the host's box editor, as fractions."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...gligen_ops.entities import Box, PhraseBox
+from ...gligen_ops.errors import GligenError
+from .problems import Problems, short
 
 SIZES = ("x", "y", "width", "height")
 PHRASE_KEYS = ("phrase", "label", "desc", "text")
@@ -17,26 +20,30 @@ def frames_of(value: Any) -> list:
     return list(value) if nested else [value]
 
 
-def read_link(value: Any, width: int, height: int, problems: list[str]) -> list[PhraseBox]:
-    """The boxes of one frame, phrases may be empty. Adds to `problems`."""
+def read_link(value: Any, width: int, height: int, problems: Problems) -> list[PhraseBox]:
+    """The boxes of one frame. Their phrases may be empty."""
     items = [value] if isinstance(value, dict) else [] if value is None else value
     if not isinstance(items, list | tuple):
-        problems.append(f"Expected bounding boxes or elements, got {short(value)}.")
+        problems.add(f"Expected bounding boxes or elements, got {short(value)}.")
         return []
+    return each_box(items, lambda item: _linked_box(item, width, height), problems)
+
+
+def each_box(
+    items: Sequence, read: Callable[[Any], PhraseBox], problems: Problems
+) -> list[PhraseBox]:
+    """The boxes that can be read of the items."""
     boxes = []
     for number, item in enumerate(items, start=1):
-        box = _linked_box(item, width, height)
-        if isinstance(box, Box):
-            boxes.append(PhraseBox(phrase_of(item), box))
-        else:
-            problems.append(f"Box {number}{label(item)}: {box}.")
+        phrase = phrase_of(item) if isinstance(item, dict) else ""
+        with problems.at(f"Box {number} ({short(phrase)})" if phrase else f"Box {number}"):
+            boxes.append(read(item))
     return boxes
 
 
-def _linked_box(item: Any, width: int, height: int) -> Box | str:
-    """The box as fractions, cut to the image, or what is wrong with it."""
+def _linked_box(item: Any, width: int, height: int) -> PhraseBox:
     if not isinstance(item, dict):
-        return f"expected a bounding box or an element, got {short(item)}"
+        raise GligenError(f"expected a bounding box or an element, got {short(item)}.")
     if "bbox" in item:
         corners, across, down = four_numbers(item["bbox"]), GRID, GRID
         if corners:
@@ -48,14 +55,24 @@ def _linked_box(item: Any, width: int, height: int) -> Box | str:
             x, y, box_width, box_height = corners
             corners = x, y, x + box_width, y + box_height
     if not corners:
-        return "expected the numbers x, y, width, height, or bbox: [ymin, xmin, ymax, xmax]"
+        raise GligenError(
+            "expected the numbers x, y, width, height, or bbox: [ymin, xmin, ymax, xmax]."
+        )
     if min(across, down) < 1:
-        return f"an image of {across} by {down} pixels has no room for it"
+        raise GligenError(f"an image of {across} by {down} pixels has no room for it.")
     box = Box(*(v / size for v, size in zip(corners, (across, down) * 2, strict=True)))
     if box.is_outside():
         place = "from ({:g}, {:g}) to ({:g}, {:g})".format(*corners)
-        return f"it reaches {place}, but the image is {across} by {down}"
-    return box.problem() or box.cut()
+        raise GligenError(f"it reaches {place}, but the image is {across} by {down}.")
+    return PhraseBox(phrase_of(item), cut(box))
+
+
+def cut(box: Box) -> Box:
+    """What of the box is in the image."""
+    problem = box.problem()
+    if problem:
+        raise GligenError(f"{problem}.")
+    return box.cut()
 
 
 def phrase_of(item: dict) -> str:
@@ -66,19 +83,9 @@ def phrase_of(item: dict) -> str:
     return next((t.strip() for t in texts if isinstance(t, str) and t.strip()), "")
 
 
-def label(item: Any) -> str:
-    phrase = phrase_of(item) if isinstance(item, dict) else ""
-    return f" ({short(phrase)})" if phrase else ""
-
-
 def four_numbers(values: Any) -> list[float] | None:
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
         return None
     return numbers if len(numbers) == 4 and all(map(math.isfinite, numbers)) else None
-
-
-def short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:59] + "…"

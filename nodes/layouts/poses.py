@@ -14,6 +14,7 @@ import torch
 from ...gligen_ops.entities import Pose
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.tokenizers.keypoints import PERSONS, POINTS
+from .problems import Problems
 
 # Where each of COCO's points is: nose, then eye, ear, shoulder, elbow, wrist, hip, knee and ankle, of
 # each the left before the right.
@@ -34,16 +35,15 @@ def poses(value: Any, text: str, confidence: float) -> list[list[Pose]]:
     name = "pose_keypoint" if value is not None else "json"
     if value is None:
         value = _parsed(text)
-    frames = value if _is_frames(value) else [value]
-    problems: list[str] = []
-    found = []
+    is_batch = isinstance(value, list | tuple) and any(isinstance(f, dict) for f in value)
+    frames = value if is_batch else [value]
+    found, problems = [], Problems()
     for number, frame in enumerate(frames, start=1):
-        place = f"Frame {number}: " if len(frames) > 1 else ""
-        found.append(_frame(frame, confidence, problems, place))
-    if not problems and not any(found):
-        problems.append("there is no person in it, or none of its points is sure enough.")
-    if problems:
-        raise GligenError("\n".join([f"{name}: the pose cannot be used.", *problems]))
+        with problems.at(f"Frame {number}" if len(frames) > 1 else ""):
+            found.append(_frame(frame, confidence, problems))
+    if not problems.lines and not any(found):
+        problems.add("there is no person in it, or none of its points is sure enough.")
+    problems.refuse(f"{name}: the pose cannot be used.")
     return found
 
 
@@ -58,56 +58,49 @@ def _parsed(text: str) -> Any:
         ) from error
 
 
-def _is_frames(value: Any) -> bool:
-    return isinstance(value, list | tuple) and any(isinstance(f, dict) for f in value)
-
-
-def _frame(frame: Any, confidence: float, problems: list[str], place: str) -> list[Pose]:
-    canvas = None
-    people = frame
+def _frame(frame: Any, confidence: float, problems: Problems) -> list[Pose]:
+    canvas, people = None, frame
     if isinstance(frame, dict):
         people = frame.get("people") or []
         size = [frame.get("canvas_width"), frame.get("canvas_height")]
-        canvas = size if all(_number(s) and s > 0 for s in size) else None
+        canvas = size if all(_is_number(s) and s > 0 for s in size) else None
     if not isinstance(people, list | tuple):
-        problems.append(f"{place}expected a list of people, got {type(people).__name__}.")
-        return []
+        raise GligenError(f"expected a list of people, got {type(people).__name__}.")
     persons = []
     for number, person in enumerate(people, start=1):
-        points = _points(person, confidence)
-        if isinstance(points, str):
-            problems.append(f"{place}person {number}: {points}.")
-        elif any(points):
-            persons.append(points)
+        with problems.at(f"person {number}"):
+            points = _points(person, confidence)
+            if any(points):
+                persons.append(points)
     if len(persons) > PERSONS:
-        problems.append(
-            f"{place}there are {len(persons)} people, and GLIGEN grounds at most {PERSONS}. "
-            "Leave some out."
+        raise GligenError(
+            f"there are {len(persons)} people, and GLIGEN grounds at most {PERSONS}. Leave some out."
         )
-        return []
-    return _in_fractions(persons, canvas, problems, place)
+    return _in_fractions(persons, canvas)
 
 
-def _points(person: Any, confidence: float) -> list[Point] | str:
-    """COCO's 17 points of a person, None where missing, or what is wrong."""
+def _points(person: Any, confidence: float) -> list[Point]:
+    """COCO's 17 points of a person, None where missing; none at all where no person is."""
     if isinstance(person, dict):
         person = person.get("pose_keypoints_2d")
     if person is None:
         return []
     if not isinstance(person, list | tuple):
-        return f"expected a list of points, got {type(person).__name__}"
+        raise GligenError(f"expected a list of points, got {type(person).__name__}.")
     rows = list(person)
     if not any(isinstance(row, list | tuple) for row in rows):
         rows = [rows[i : i + 3] for i in range(0, len(rows), 3)]
     if not rows:
         return []
     if len(rows) not in FROM or any(row is not None and len(row) not in (2, 3) for row in rows):
-        return f"it has {len(person)} numbers; expected x, y and score of {ORDERS} points"
+        raise GligenError(
+            f"it has {len(person)} numbers; expected x, y and score of {ORDERS} points."
+        )
     return [_point(rows[i], confidence) for i in FROM[len(rows)]]
 
 
 def _point(row: Any, confidence: float) -> Point:
-    if row is None or not all(_number(v) for v in row):
+    if row is None or not all(_is_number(v) for v in row):
         return None
     x, y, *score = row
     if min(x, y) < 0 or (x, y) == (0, 0) or (score and score[0] < max(confidence, 1e-6)):
@@ -115,20 +108,15 @@ def _point(row: Any, confidence: float) -> Point:
     return float(x), float(y)
 
 
-def _in_fractions(
-    persons: list[list[Point]], canvas: list | None, problems: list[str], place: str
-) -> list[Pose]:
+def _in_fractions(persons: list[list[Point]], canvas: list | None) -> list[Pose]:
     largest = max((max(p) for person in persons for p in person if p), default=0.0)
-    scale = (1.0, 1.0)
-    if largest > LARGEST_FRACTION:
-        if canvas is None:
-            problems.append(
-                f"{place}the points are in pixels, up to {largest:g}, but canvas_width and "
-                "canvas_height are missing: write them beside people, or give fractions from 0 to 1."
-            )
-            return []
-        scale = canvas
-    out = []
+    scale = canvas if largest > LARGEST_FRACTION else (1.0, 1.0)
+    if scale is None:
+        raise GligenError(
+            f"the points are in pixels, up to {largest:g}, but canvas_width and canvas_height are missing: "
+            "write them beside people, or give fractions from 0 to 1."
+        )
+    found = []
     for person in persons:
         points = torch.zeros(POINTS, 2)
         for i, point in enumerate(person):
@@ -137,9 +125,9 @@ def _in_fractions(
                 if max(x, y) <= 1:
                     points[i] = torch.tensor((x, y))
         if points.any():
-            out.append(Pose(points))
-    return out
+            found.append(Pose(points))
+    return found
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)

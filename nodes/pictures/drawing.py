@@ -1,27 +1,16 @@
 """Draws boxes with their phrases, and poses, over a picture."""
 
-from __future__ import annotations
-
 import colorsys
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from ...gligen_ops.entities import Box, PhraseBox, Sketch
+from ...gligen_ops.entities import Box, PhraseBox, Sketch
 
 COLOURS = (
-    (230, 60, 60),
-    (40, 140, 240),
-    (250, 190, 30),
-    (40, 170, 90),
-    (200, 90, 220),
-    (250, 130, 40),
-    (40, 200, 210),
-    (240, 120, 170),
-)
+    (230, 60, 60), (40, 140, 240), (250, 190, 30), (40, 170, 90),
+    (200, 90, 220), (250, 130, 40), (40, 200, 210), (240, 120, 170),
+)  # fmt: skip
 HALO = (16, 16, 16)
 SMALLEST_TEXT = 10
 
@@ -44,7 +33,7 @@ def draw_boxes(image: Image.Image, boxes: list[PhraseBox]) -> Image.Image:
     for number, (entity, outline) in enumerate(zip(boxes, outlines, strict=True)):
         name = entity.phrase.strip() or f"box {number + 1}"
         pad = font.size / 4
-        label = _fitted(" ".join(name.split()), font, image.width - 2 * pad)
+        label = fitted(" ".join(name.split()), font, image.width - 2 * pad)
         size = round(font.getlength(label) + 2 * pad), round(sum(font.getmetrics()) + pad)
         tag = _place(size, outline, image.size, taken)
         taken.append(tag)
@@ -68,11 +57,6 @@ def draw_lines(image: Image.Image, sketches: list[Sketch]) -> Image.Image:
     return image
 
 
-def tensor_of(picture: Image.Image) -> torch.Tensor:
-    """As the host's IMAGE: [H, W, 3] in 0..1."""
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
-
-
 def _colour(number: int) -> tuple[int, int, int]:
     """The listed colours first, then ever new hues."""
     if number < len(COLOURS):
@@ -89,14 +73,17 @@ def _text_colour(background: tuple[int, int, int]) -> tuple[int, int, int]:
 def _pixels(box: Box, size: tuple[int, int]) -> Rectangle:
     """The first and last column and row of the box, inside the picture, at least one of each."""
     width, height = size
-    x0 = min(max(round(box.x0 * width), 0), width - 1)
-    y0 = min(max(round(box.y0 * height), 0), height - 1)
-    x1 = min(max(round(box.x1 * width) - 1, x0), width - 1)
-    y1 = min(max(round(box.y1 * height) - 1, y0), height - 1)
-    return x0, y0, x1, y1
+    rows, columns = box.pixels(height, width)
+    x0, y0 = columns.start, rows.start
+    return (
+        x0,
+        y0,
+        min(max(columns.stop - 1, x0), width - 1),
+        min(max(rows.stop - 1, y0), height - 1),
+    )
 
 
-def _fitted(label: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+def fitted(label: str, font: ImageFont.FreeTypeFont, room: float) -> str:
     """The label, or as much of its start as the room holds."""
     if font.getlength(label) <= room:
         return label

@@ -6,7 +6,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .drawing import tensor_of
+from .drawing import fitted
+from .images import from_picture
 
 HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 OPACITY = 0.65
@@ -33,11 +34,10 @@ def _captioned(picture: np.ndarray, caption: str) -> Tensor:
     bar = round(font.size * 1.8)
     sheet = Image.new("RGB", (width, height + bar), "black")
     sheet.paste(Image.fromarray(picture))
-    while caption and font.getlength(caption) > width - 8:
-        caption = caption[:-2] + "…" if len(caption) > 2 else ""
+    caption = fitted(caption, font, width - 8)
     draw = ImageDraw.Draw(sheet)
     draw.text((width / 2, height + bar / 2), caption, "white", font, anchor="mm")
-    return tensor_of(sheet)
+    return from_picture(sheet)
 
 
 def bar_plot(gates: dict) -> Tensor:
@@ -50,7 +50,7 @@ def bar_plot(gates: dict) -> Tensor:
     for sheet in sheets:
         whole.paste(sheet, (0, top))
         top += sheet.height
-    return tensor_of(whole)
+    return from_picture(whole)
 
 
 def _bars(name: str, layers: dict) -> Image.Image:

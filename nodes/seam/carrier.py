@@ -2,7 +2,6 @@
 chain, to copy and to cut.
 """
 
-from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
 from types import SimpleNamespace
@@ -16,9 +15,10 @@ from torch import Tensor
 from ...gligen_ops.entities import WHOLE, Box
 from ...gligen_ops.errors import GligenError
 
-KEY = "control"
-HOST_KEY = "gligen"
-"""Where nodes of the host and of other packs put their grounding."""
+CONTROL = "control"
+"""The key of a cond's ControlNets."""
+HOST_GLIGEN = "gligen"
+"""The key under which nodes of the host and of other packs put grounding into a cond."""
 HINT = 512
 """Pixels a side of the map of coordinates: a region is known to one of them."""
 HOOKS = comfy.hooks.HookGroup()
@@ -44,10 +44,7 @@ class Carrier(comfy.controlnet.ControlNet):
     """
 
     def __init__(
-        self,
-        entries: tuple = (),
-        previous: ControlBase | None = None,
-        hint: Tensor | None = None,
+        self, entries: tuple = (), previous: ControlBase | None = None, hint: Tensor | None = None
     ):
         super().__init__()
         self.entries = tuple(entries)
@@ -56,13 +53,6 @@ class Carrier(comfy.controlnet.ControlNet):
         self.extra_hooks = HOOKS
         self.control_model = SimpleNamespace(dtype=torch.float32)  # some who cut hints ask for it
         self.device = torch.device("cpu")
-
-    def with_entries(self, more: list) -> "Carrier":
-        return Carrier((*self.entries, *more), self.previous_controlnet, self.cond_hint_original)
-
-    def entries_of_chain(self) -> list:
-        """Its entries and those of the carriers before it."""
-        return [entry for carrier in carriers_of({KEY: self}) for entry in carrier.entries]
 
     def regions(self) -> list[Box]:
         """The region of the whole picture that each picture of a batch shows."""
@@ -79,9 +69,9 @@ class Carrier(comfy.controlnet.ControlNet):
         return Carrier(self.entries, previous, self.cond_hint_original)
 
     def __reduce__(self):
-        whole = self.cond_hint_original is coordinates()
-        hint = None if whole else self.cond_hint_original
-        return Carrier, (self.entries, self.previous_controlnet, hint)
+        hint = self.cond_hint_original
+        whole = hint is coordinates()
+        return Carrier, (self.entries, self.previous_controlnet, None if whole else hint)
 
     def get_extra_hooks(self) -> list:
         previous = self.previous_controlnet
@@ -118,16 +108,19 @@ def _ends(values: Tensor) -> tuple[float, float]:
     return tuple(min(max(round(v * HINT) / HINT, 0.0), 1.0) for v in ends)
 
 
-def chain_of(control: ControlBase | None) -> Iterator[ControlBase]:
-    while control is not None:
-        yield control
-        control = control.previous_controlnet
-
-
 def carriers_of(cond: dict) -> list[Carrier]:
     """Those of a cond, the first put in first."""
-    chain = [c for c in chain_of(cond.get(KEY)) if isinstance(c, Carrier)]
-    return chain[::-1]
+    found, control = [], cond.get(CONTROL)
+    while control is not None:
+        if isinstance(control, Carrier):
+            found.insert(0, control)
+        control = control.previous_controlnet
+    return found
+
+
+def carried_by(cond: dict) -> list:
+    """The entries of a cond's carriers."""
+    return [entry for carrier in carriers_of(cond) for entry in carrier.entries]
 
 
 def regions_in(conds: dict[str, list[dict]]) -> list[Box]:
@@ -155,10 +148,10 @@ def take_off(conds: dict[str, list[dict]]) -> None:
         return bare.get(control)
 
     for cond in (cond for cs in conds.values() for cond in cs):
-        cond.pop(HOST_KEY, None)
-        control = rest(cond.pop(KEY, None))
+        cond.pop(HOST_GLIGEN, None)
+        control = rest(cond.pop(CONTROL, None))
         if control is not None:
-            cond[KEY] = control
+            cond[CONTROL] = control
 
 
 def _one_of(known: list[ControlBase], control: ControlBase) -> ControlBase:
@@ -172,8 +165,7 @@ def _one_of(known: list[ControlBase], control: ControlBase) -> ControlBase:
 def _are_alike(a: ControlBase, b: ControlBase) -> bool:
     if type(a) is not type(b) or a.previous_controlnet is not b.previous_controlnet:
         return False
-    a, b = ({k: v for k, v in vars(c).items() if k not in RUN_ONLY} for c in (a, b))
-    return a.keys() == b.keys() and all(_are_same(a[k], b[k]) for k in a)
+    return _are_same(*({k: v for k, v in vars(c).items() if k not in RUN_ONLY} for c in (a, b)))
 
 
 def _are_same(a, b) -> bool:

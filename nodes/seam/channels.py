@@ -12,8 +12,10 @@ from .tags import Row
 
 
 class Channels:
-    """What one grounding adds to a model call. numbers: of the call's rows that it is for. rows: all of them.
-    x: the call's input [B, 4, h, w]."""
+    """What one grounding adds to the first convolution in a model call.
+
+    numbers: of the call's rows that it is for. rows: all of them. x: the call's input [B, 4, h, w]. scale:
+    brings a latent to the scale of the model's."""
 
     def __init__(
         self,
@@ -21,21 +23,22 @@ class Channels:
         numbers: list[int],
         rows: tuple[Row, ...],
         x: Tensor,
-        process_latent_in: Callable[[Tensor], Tensor],
+        scale: Callable[[Tensor], Tensor],
     ):
         self.grounding = grounding
-        self.conv = grounding.gligen.gligen.first_conv
+        self.conv = grounding.gligen.net.first_conv
+        places = {i: rows[i]._replace(cond=0) for i in numbers}
+        of_place = {place: self._extra(place, x, scale) for place in set(places.values())}
+        extra = {i: of_place[place] for i, place in places.items() if of_place[place] is not None}
+        self.rows = torch.tensor(list(extra), dtype=torch.long, device=x.device)
+        self.extra = torch.cat(list(extra.values())).to(x) if extra else None
+
+    def _extra(self, row: Row, x: Tensor, scale: Callable[[Tensor], Tensor]) -> Tensor | None:
         size = tuple(x.shape[-2:])
-        entities = {i: grounding.entity(grounding.channels, rows[i], size) for i in numbers}
-        found = {i: entity for i, entity in entities.items() if entity is not None}
-        made: dict[tuple, Tensor] = {}
-        for i, entity in found.items():
-            row = rows[i]._replace(cond=0)
-            if row not in made:
-                made[row] = self.conv.extra(on_device(entity, x.device, process_latent_in), size)
-        self.rows = torch.tensor(list(found), dtype=torch.long, device=x.device)
-        extra = [made[rows[i]._replace(cond=0)] for i in found]
-        self.extra = torch.cat(extra).to(x) if extra else None
+        entity = self.grounding.entity(self.grounding.channels, row, size)
+        if isinstance(entity, Inpainting):
+            entity = replace(entity, known=scale(entity.known))
+        return entity and self.conv.extra(on_device(entity, x.device), size)
 
     def change(self, x: Tensor, base: nn.Conv2d) -> Tensor:
         """What the grounded rows of the first features get beyond those of the UNet's own convolution."""
@@ -44,13 +47,8 @@ class Channels:
         return self.grounding.channels.strength * changed
 
 
-def on_device(
-    entity: Entity, device: torch.device, process_latent_in: Callable[[Tensor], Tensor]
-) -> Entity:
-    """An entity with its tensors where the run is; a picture that is painted into is scaled as
-    latents are."""
-    if isinstance(entity, Inpainting):
-        entity = replace(entity, known=process_latent_in(entity.known))
+def on_device(entity: Entity, device: torch.device) -> Entity:
+    """An entity with its tensors where the run is."""
     tensors = {f.name: getattr(entity, f.name) for f in fields(entity)}
     moved = {name: t.to(device) for name, t in tensors.items() if isinstance(t, Tensor)}
     return replace(entity, **moved)

@@ -37,13 +37,8 @@ def _structure(grounder: Grounder) -> tuple:
         (type(layer), _kind(next(layer.parameters())), *(k is not None and _kind(k) for k in keys))
         for layer, keys, _ in grounder.layers.values()
     )
-    return (
-        grounder.strength,
-        grounder.count,
-        tuple(grounder.rows),
-        tuple(grounder.layers),
-        tuple(layers),
-    )
+    rows = grounder.count, tuple(grounder.rows)
+    return grounder.strength, rows, tuple(grounder.layers), tuple(layers)
 
 
 def _kind(tensor: torch.Tensor) -> tuple:

@@ -1,8 +1,4 @@
-"""How the gated layers are fused into a forward of the UNet: one way, chosen for a run.
-
-Each way makes the patch that the host calls in every transformer block, and says which UNet the forward
-uses where the host compiles it.
-"""
+"""How the gated layers are fused into a forward of the UNet."""
 
 from collections.abc import Callable
 
@@ -11,20 +7,48 @@ from torch import Tensor, nn
 
 from .compiled import compilation
 from .gligens import Patch
-from .grounders import Grounder, Prepared
+from .grounders import Grounder
 from .operations import attention_of
 from .record import Record
 
 
 class Fusing:
-    """The plain way: each gated layer is computed at each call of the model."""
+    """The way in which the gated layers are fused into the forwards of a run.
 
-    def patch(self, grounders: list[Grounder], beta: float, device: torch.device) -> Patch:
-        return lambda v, extra: self.fuse(v, extra, grounders, beta)
+    every: how many calls share what the layers add to the visual tokens. That changes slowly: in the calls
+    between it is what was kept, in proportion to β, and the picture nearly, not exactly, the same. record:
+    of each attention. compile_kwargs: of torch.compile, where the host compiles the UNet. The layers are part
+    of its graph where they are computed at every call and not recorded; else they stay out of it.
+    """
 
-    def unet(self, compiled: nn.Module, grounders: list[Grounder]) -> nn.Module:
-        """The UNet for a forward that is patched. compiled: the one that the host would use."""
-        return compiled
+    def __init__(
+        self, every: int = 1, record: Record | None = None, compile_kwargs: dict | None = None
+    ):
+        self.every, self.record, self.compile_kwargs = every, record, compile_kwargs
+        self.can_be_traced = compile_kwargs is not None and every == 1 and record is None
+        self._kept: dict[tuple, tuple[Tensor, float, int]] = {}
+
+    def patch(
+        self, grounders: list[Grounder], beta: float, device: torch.device, convolves: bool
+    ) -> Patch:
+        """What the host calls in every transformer block. convolves: whether first convolutions are patched
+        too, which keeps all out of a graph."""
+        if self.can_be_traced and not convolves:
+            level = torch.full((), beta, device=device)  # a number would be fixed in a graph
+            return lambda v, extra: self.fuse(v, extra, grounders, level)
+        fuse = self.fuse if self.every == 1 else self._fuse_or_keep
+
+        def patch(v: Tensor, extra: dict) -> Tensor:
+            return fuse(v, extra, grounders, beta)
+
+        return patch if self.compile_kwargs is None else torch.compiler.disable(patch)
+
+    def unet(self, host_unet: nn.Module, grounders: list[Grounder], convolves: bool) -> nn.Module:
+        """The UNet for a forward that is patched. host_unet: the one that the host would use."""
+        if self.compile_kwargs is None:
+            return host_unet
+        traced = grounders if self.can_be_traced and not convolves else None
+        return compilation(host_unet, self.compile_kwargs, traced)
 
     def fuse(
         self, v: Tensor, extra: dict, grounders: list[Grounder], beta: float | Tensor
@@ -34,102 +58,34 @@ class Fusing:
         grounded = [self._by(grounder, v, extra, beta) for grounder in grounders]
         return grounded[0] if len(grounded) == 1 else v + sum(g - v for g in grounded)
 
+    def _fuse_or_keep(
+        self, v: Tensor, extra: dict, grounders: list[Grounder], beta: float
+    ) -> Tensor:
+        # The grounders of a call stay the same objects for a run.
+        key = grounders[0], *extra["block"], extra["block_index"]
+        residual, at_beta, uses = self._kept.get(key, (None, 1.0, self.every))
+        if uses == self.every or residual.shape != v.shape:
+            grounded = self.fuse(v, extra, grounders, beta)
+            self._kept[key] = grounded - v, beta, 1
+            return grounded
+        self._kept[key] = residual, at_beta, uses + 1
+        return v + residual * (beta / at_beta)
+
     def _by(self, grounder: Grounder, v: Tensor, extra: dict, beta: float | Tensor) -> Tensor:
-        prepared = layer, keys, gates = grounder.prepared(v, extra)
+        layer, keys, gates = grounder.prepared(v, extra)
+        attention = attention_of(extra)
+        if self.record is not None:
+            attention = self._recorded(attention, grounder, extra, gates)
         grid = tuple(extra["activations_shape"][-2:])
-        attention = self.attention(grounder, extra, prepared)
-        rows = grounder.rows_of(v)
-        grounded = layer(
-            rows, keys, extra["n_heads"], gates, beta * grounder.strength, attention, grid
-        )
+        rows, beta = grounder.rows_of(v), beta * grounder.strength
+        grounded = layer(rows, keys, extra["n_heads"], gates, beta, attention, grid)
         return grounder.put_back(v, grounded)
 
-    def attention(
-        self, grounder: Grounder, extra: dict, prepared: Prepared
+    def _recorded(
+        self, attention: Callable, grounder: Grounder, extra: dict, gates: tuple[Tensor, Tensor]
     ) -> Callable[..., Tensor]:
-        return attention_of(extra)
+        def recorded(q, k, v, heads, mask=None):
+            self.record.add(q, k, heads, mask, grounder, extra, gates)
+            return attention(q, k, v, heads, mask)
 
-
-class Recorded(Fusing):
-    """The plain way, with a record of each attention."""
-
-    def __init__(self, record: Record):
-        self.record = record
-
-    def attention(
-        self, grounder: Grounder, extra: dict, prepared: Prepared
-    ) -> Callable[..., Tensor]:
-        attend = attention_of(extra)
-
-        def attention(q, k, v, heads, mask=None):
-            self.record.add(q, k, heads, mask, grounder, extra, prepared[2])
-            return attend(q, k, v, heads, mask)
-
-        return attention
-
-
-class Kept(Fusing):
-    """The way of another, at every so many calls. What the gated layers add to the visual tokens changes
-    slowly, and in the calls between it is what was kept, in proportion to β: the picture is nearly, not
-    exactly, the same. every: how many calls share what is kept."""
-
-    def __init__(self, fusing: Fusing, every: int):
-        self.fusing, self.every = fusing, every
-        self._kept: dict[tuple, tuple[Tensor, float, int]] = {}
-
-    def patch(self, grounders: list[Grounder], beta: float, device: torch.device) -> Patch:
-        call = grounders[0]  # the grounders of a call stay the same objects for a run
-
-        def patch(v, extra):
-            key = call, *extra["block"], extra["block_index"]
-            residual, at_beta, uses = self._kept.get(key, (None, 1.0, self.every))
-            if uses == self.every or residual.shape != v.shape:
-                grounded = self.fusing.fuse(v, extra, grounders, beta)
-                self._kept[key] = grounded - v, beta, 1
-                return grounded
-            self._kept[key] = residual, at_beta, uses + 1
-            return v + residual * (beta / at_beta)
-
-        return patch
-
-
-class Untraced(Fusing):
-    """The way of another, which stays out of the graph of a UNet that the host compiles."""
-
-    def __init__(self, fusing: Fusing, kwargs: dict):
-        self.fusing, self.kwargs = fusing, kwargs
-
-    def patch(self, grounders: list[Grounder], beta: float, device: torch.device) -> Patch:
-        return torch.compiler.disable(self.fusing.patch(grounders, beta, device))
-
-    def unet(self, compiled: nn.Module, grounders: list[Grounder]) -> nn.Module:
-        return compilation(compiled, self.kwargs, None)
-
-
-class Traced(Fusing):
-    """The plain way, as a part of the graph of a UNet that the host compiles. kwargs: torch.compile's."""
-
-    def __init__(self, kwargs: dict):
-        self.kwargs = kwargs
-
-    def patch(self, grounders: list[Grounder], beta: float, device: torch.device) -> Patch:
-        level = torch.full((), beta, device=device)  # a number would be fixed in a graph
-        return lambda v, extra: self.fuse(v, extra, grounders, level)
-
-    def unet(self, compiled: nn.Module, grounders: list[Grounder]) -> nn.Module:
-        return compilation(compiled, self.kwargs, grounders)
-
-
-def fusing_for(
-    refresh_every: int, record: Record | None, compile_kwargs: dict | None, convolves: bool
-) -> Fusing:
-    """compile_kwargs: of torch.compile, where the host compiles the UNet. convolves: whether first
-    convolutions are patched too, which stays out of a graph."""
-    fusing = Fusing() if record is None else Recorded(record)
-    if refresh_every > 1:
-        fusing = Kept(fusing, refresh_every)
-    if compile_kwargs is None:
-        return fusing
-    if type(fusing) is Fusing and not convolves:
-        return Traced(compile_kwargs)
-    return Untraced(fusing, compile_kwargs)
+        return recorded

@@ -47,13 +47,11 @@ class LoadedGligen(nn.Module):
     name: of the file, for messages. source: where its weights are from. path: "" where that is unknown.
     """
 
-    def __init__(self, gligen: Gligen, name: str, source: str, path: str = ""):
+    def __init__(self, net: Gligen, name: str, source: str, path: str = ""):
         super().__init__()
-        self.gligen = gligen
-        self.name = name
-        self.source = source
-        self.path = path
-        self.by_order = next(iter(gligen.widths)).kind == ORDER
+        self.net = net
+        self.name, self.source, self.path = name, source, path
+        self.by_order = next(iter(net.widths)).kind == ORDER
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             self,
             load_device=comfy.model_management.get_torch_device(),
@@ -71,11 +69,25 @@ class LoadedGligen(nn.Module):
             )
         return load, (self.path, self.name)
 
-    def set_position(self, latent_shape, params: list[tuple], device):
+    def set_position(self, latent_shape, params: list[tuple], device: torch.device) -> Patch:
         """The host asks for a patch where boxes of its own node meet a run that no node of this pack is
         part of. They are grounded as the host does: in every step, in each cond that they came to."""
         boxes = [host_box(param, *latent_shape[-2:]) for param in params]
-        return host_patch(self, boxes, device)
+        self.check_count(len(boxes))
+        tokens, null = self.tokens(boxes, device), self.tokens([], device)
+
+        def patch(v, extra):
+            layer = layer_of(self, extra, v.shape[-1])
+            conds = extra[
+                "cond_or_uncond"
+            ]  # the second that the host gives to a call is its negative
+            of_rows = torch.cat([null if number == 1 else tokens for number in conds])
+            keys = layer.keys(of_rows.repeat_interleave(len(v) // len(conds), 0).to(v.dtype))
+            gates = tuple(gate.to(v.device) for gate in layer.gates())
+            grid = tuple(extra["activations_shape"][-2:])
+            return layer(v, keys, extra["n_heads"], gates, 1.0, attention_of(extra), grid)
+
+        return patch
 
     def set_empty(self, latent_shape, device):
         """The host comes here for a form of grounding that it does not know."""
@@ -86,21 +98,21 @@ class LoadedGligen(nn.Module):
 
     def description(self) -> str:
         """What it is, for the node that loaded it."""
-        count = len(self.gligen.widths)
+        count = len(self.net.widths)
         layers = f"{count} gated layer{'s' if count > 1 else ''}"
-        return f"{self.gligen.kind} ({self.gligen.fuser}), {layers}"
+        return f"{self.net.kind} ({self.net.fuser}), {layers}"
 
     def check_count(self, count: int) -> None:
-        slots = self.gligen.position_net.slots
+        slots = self.net.position_net.slots
         if count > slots:
             raise GligenError(
-                f"gligen: {self.name} ({self.gligen.kind.name}) grounds at most {slots} entities, and the "
+                f"gligen: {self.name} ({self.net.kind.name}) grounds at most {slots} entities, and the "
                 f"conditioning carries {count}. Remove {count - slots}."
             )
 
     def tokens(self, entities: list[Entity], device: torch.device) -> torch.Tensor:
         """Grounding tokens [1, G, D] in float32; without entities those of the null grounding."""
-        tokenizer = self.gligen.position_net
+        tokenizer = self.net.position_net
         inputs = tokenizer.inputs(entities)
         return tokenizer(*(None if i is None else i.to(device) for i in inputs))
 
@@ -121,29 +133,27 @@ def load(path: str, name: str) -> LoadedGligen:
 
 def from_checkpoint(checkpoint: Checkpoint, path: str = "") -> LoadedGligen:
     """Raises GligenError where a tensor is missing, too much or of the wrong shape."""
-    gligen = build_gligen(checkpoint, Operations)
+    net = build_gligen(checkpoint, Operations)
     dtype = next(iter(checkpoint.tensors.values())).dtype
     if dtype == torch.float32 and comfy.model_management.should_use_fp16():
         dtype = torch.float16
-    state = state_dict_of(gligen, checkpoint.tensors)
-    return _with_weights(
-        gligen, {k: v.to(dtype) for k, v in state.items()}, checkpoint.name, checkpoint.source, path
-    )
+    state = {k: v.to(dtype) for k, v in state_dict_of(net, checkpoint.tensors).items()}
+    return _with_weights(net, state, checkpoint.name, checkpoint.source, path)
 
 
-def _with_weights(gligen: Gligen, state: dict, name: str, source: str, path: str) -> LoadedGligen:
-    gligen.load_state_dict(state, assign=True)
-    return LoadedGligen(gligen.eval().requires_grad_(False), name, source, path)
+def _with_weights(net: Gligen, state: dict, name: str, source: str, path: str = "") -> LoadedGligen:
+    net.load_state_dict(state, assign=True)
+    return LoadedGligen(net.eval().requires_grad_(False), name, source, path)
 
 
 def need(patcher: ModelPatcher, *tokenizers: type[nn.Module]) -> LoadedGligen:
     """The GLIGEN of a GLIGEN input, where it has one of these tokenizers; else a GligenError that says
     which kind it is."""
     loaded = adopted(patcher)
-    if not isinstance(loaded.gligen.position_net, tokenizers):
+    if not isinstance(loaded.net.position_net, tokenizers):
         wanted = " or ".join(f"{kind.name} ({kind.official})" for kind in kinds_of(*tokenizers))
         raise GligenError(
-            f"gligen: {loaded.name} is a {loaded.gligen.kind} model, and this node needs another kind: "
+            f"gligen: {loaded.name} is a {loaded.net.kind} model, and this node needs another kind: "
             f"{wanted}. Choose such a file in the GLIGEN Model Loader."
         )
     return loaded
@@ -173,15 +183,15 @@ def _adopt(model: "comfy.gligen.Gligen") -> LoadedGligen:
     blocks = SD if known else [Block(ORDER, i, 0) for i in range(len(found))]
     widths = dict(zip(blocks, found, strict=True))
     with torch.device("meta"):
-        gligen = Gligen(
+        net = Gligen(
             BoxTokenizer(tokenizer.in_dim, tokenizer.out_dim, Operations),
             model.key_dim, widths, Operations, kind=BoxTokenizer.kinds[0],
         )  # fmt: skip
     state = {f"position_net.{k}": v for k, v in tokenizer.state_dict().items()}
-    for name, layer in zip(gligen.fusers, model.module_list, strict=True):
+    for name, layer in zip(net.fusers, model.module_list, strict=True):
         state |= {f"fusers.{name}.{k}": v for k, v in layer.state_dict().items()}
     name = "the file in the host's GLIGENLoader"
-    return _with_weights(gligen, state, name, name, "")
+    return _with_weights(net, state, name, name)
 
 
 def host_box(param: tuple, height: float, width: float) -> BoxEntity:
@@ -189,21 +199,3 @@ def host_box(param: tuple, height: float, width: float) -> BoxEntity:
     feature, h, w, y, x = param
     box = Box(x / width, y / height, (x + w) / width, (y + h) / height)
     return BoxEntity(box, text=feature.reshape(-1).float())
-
-
-def host_patch(gligen: LoadedGligen, entities: list[Entity], device: torch.device) -> Patch:
-    """A patch outside of any run of this pack's. The second of the conds that the host gives to a model call
-    is its negative."""
-    gligen.check_count(len(entities))
-    tokens, null = gligen.tokens(entities, device), gligen.tokens([], device)
-
-    def patch(v, extra):
-        layer = layer_of(gligen, extra, v.shape[-1])
-        conds = extra["cond_or_uncond"]
-        of_rows = torch.cat([null if number == 1 else tokens for number in conds])
-        keys = layer.keys(of_rows.repeat_interleave(len(v) // len(conds), 0).to(v.dtype))
-        gates = tuple(gate.to(v.device) for gate in layer.gates())
-        grid = tuple(extra["activations_shape"][-2:])
-        return layer(v, keys, extra["n_heads"], gates, 1.0, attention_of(extra), grid)
-
-    return patch

@@ -34,8 +34,7 @@ class Grounder:
         device: torch.device,
     ):
         self.gligen, self.strength = gligen, strength
-        self.rows, self.of_rows = list(groundings), list(groundings.values())
-        self.count = len(rows)
+        self.rows, self.count = list(groundings), len(rows)
         self.layers: dict[tuple, Prepared] = {}
         wanted = [
             (g, rows[i]._replace(cond=0)) if g.entries else None for i, g in groundings.items()
@@ -43,6 +42,9 @@ class Grounder:
         self._unique = list(dict.fromkeys(wanted))
         self._indices = [self._unique.index(one) for one in wanted]
         self.size, self.device = size, device
+        self._index, self._rows = (
+            torch.tensor(i, device=device) for i in (self._indices, self.rows)
+        )
 
     @cached_property
     def _found(self) -> list[list[tuple[Entity, float]]]:
@@ -64,17 +66,9 @@ class Grounder:
         bias = []
         for found in self._found:
             slots = [math.log(strength / self.strength) for _, strength in found]
-            tokens = self.gligen.gligen.position_net.slot_of_token
+            tokens = self.gligen.net.position_net.slot_of_token
             bias.append([slots[slot] if slot < len(slots) else 0.0 for slot in tokens])
         return torch.tensor(bias, device=self.device)[:, None]
-
-    @cached_property
-    def _index(self) -> Tensor:
-        return torch.tensor(self._indices, device=self.device)
-
-    @cached_property
-    def _rows(self) -> Tensor:
-        return torch.tensor(self.rows, device=self.device)
 
     def entities_of(self, row: int) -> list[Entity]:
         """Of one of the grounded rows, slot by slot."""
@@ -97,8 +91,6 @@ class Grounder:
         return v if len(self.rows) == self.count else v[self._rows]
 
     def put_back(self, v: Tensor, grounded: Tensor) -> Tensor:
-        return (
-            grounded
-            if grounded is v or len(self.rows) == self.count
-            else v.index_copy(0, self._rows, grounded)
-        )
+        """The visual tokens with the grounded rows in place of theirs."""
+        whole = grounded is v or len(self.rows) == self.count
+        return grounded if whole else v.index_copy(0, self._rows, grounded)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from ...gligen_ops.entities import WHOLE, Box, Entity, Inpainting
 from ...gligen_ops.errors import GligenError
-from .entries import Entry, Size
+from ...gligen_ops.fitting import Size
+from .conditioning import Entry
 from .gligens import LoadedGligen
 from .tags import Row
 
@@ -39,7 +40,7 @@ class Grounding:
             return None
         region = row.region.relative_to(self.area) if entity.of_area else row.region
         entity = entity.within(region)
-        return entity and entity.fitted(size, self.gligen.gligen.position_net.side)
+        return entity and entity.fitted(size, self.gligen.net.position_net.side)
 
 
 def groundings(entries: list[Entry], area: Box = WHOLE) -> tuple[Grounding, ...]:
@@ -56,11 +57,11 @@ def _grounding(gligen: LoadedGligen, entries: list[Entry], area: Box) -> Groundi
     tokenized = tuple(e for e in entries if e.kind.makes_tokens)
     gligen.check_count(len(tokenized))
     channels = next((e for e in entries if e.kind.makes_channels), None)
-    if gligen.gligen.first_conv is None:
+    if gligen.net.first_conv is None:
         channels = None
     elif channels is None:
         raise GligenError(
-            f"gligen: {gligen.name} is a {gligen.gligen.kind.name} model and needs the picture that is to be "
+            f"gligen: {gligen.name} is a {gligen.net.kind.name} model and needs the picture that is to be "
             "painted into: add a GLIGEN Inpaint node with this model."
         )
     return Grounding(gligen, tokenized, channels, max(e.strength for e in entries), area)

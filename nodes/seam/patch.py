@@ -10,21 +10,21 @@ runs. The wrapper comes with the conditioning (carrier.py), or with the model of
 from contextlib import contextmanager
 
 import comfy.hooks
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.samplers import CFGGuider, Sampler
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor, nn
 
 from . import carrier
 from .betas import Betas
 from .channels import Channels, with_changes
-from .entries import is_grounded
-from .fusing import Fusing, fusing_for
-from .grounders import Grounder
+from .conditioning import is_grounded
+from .fusing import Fusing
 from .record import Record
 from .run import Run, Settings
-from .tags import KEY as TAGS
-from .tags import Tagging, pictures_of
+from .tags import TAGS, Tagging, pictures_of
 
 KEY = "gligen"
 SETTINGS = "gligen_settings"
@@ -55,27 +55,16 @@ def outer_sample(
 ):
     """Around a sampling run of a guider."""
     guider = executor.class_obj
-    if not any(is_grounded(cond) for conds in guider.conds.values() for cond in conds):
+    forward = begin(guider, noise, sampler, sigmas, seed)
+    if forward is None:
         return executor(noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs)
-    options = guider.model_options["transformer_options"]
-    regions = carrier.regions_in(guider.conds)
-    run = Run(guider, tuple(noise.shape[-2:]), regions, options.get(SETTINGS, Settings()))
-    carrier.take_off(guider.conds)
-    betas = Betas(run.settings.betas, sampler, sigmas)
-    if not run.inpaints and not any(betas.of_step):
-        return executor(noise, latent, sampler, sigmas, mask, callback, pbar, seed, *args, **kwargs)
-    tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)
-    record = options.get(RECORD)
-    if record is not None:
-        record.begin()
-    compiling = guider.model_options.get(TORCH_COMPILE_KWARGS)
-    forward = Forward(run, tagging, betas, record, compiling)
 
     def reported(step, *state):
-        betas.report(step)
+        forward.betas.report(step)
         if callback is not None:
             callback(step, *state)
 
+    options = guider.model_options["transformer_options"]
     add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, forward, options)
     try:
         return executor(noise, latent, sampler, sigmas, mask, reported, pbar, seed, *args, **kwargs)
@@ -83,33 +72,32 @@ def outer_sample(
         options["wrappers"][WrappersMP.APPLY_MODEL].pop(KEY, None)
 
 
-def brings_no_wrapper(_hook, model: ModelPatcher, *_) -> bool:
-    """Whether the model has no wrapper of a run itself."""
-    return KEY not in model.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
-
-
-_HOOK = comfy.hooks.TransformerOptionsHook(
-    {"wrappers": {WrappersMP.OUTER_SAMPLE: {KEY: [outer_sample]}}}
-)
-_HOOK.custom_should_register = brings_no_wrapper
-carrier.HOOKS.add(_HOOK)
+def begin(
+    guider: CFGGuider, noise: Tensor, sampler: Sampler, sigmas: Tensor, seed: int | None
+) -> "Forward | None":
+    """Takes the carriers out of the guider's conds, and tags these. None where nothing is grounded."""
+    if not any(is_grounded(cond) for conds in guider.conds.values() for cond in conds):
+        return None
+    options = guider.model_options["transformer_options"]
+    regions = carrier.regions_in(guider.conds)
+    run = Run(guider, tuple(noise.shape[-2:]), regions, options.get(SETTINGS, Settings()))
+    carrier.take_off(guider.conds)
+    betas = Betas(run.settings.betas, sampler, sigmas)
+    if not run.inpaints and not any(betas.of_step):
+        return None
+    tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)
+    record = options.get(RECORD)
+    if record is not None:
+        record.begin()
+    compile_kwargs = guider.model_options.get(TORCH_COMPILE_KWARGS)
+    return Forward(run, tagging, betas, Fusing(run.settings.refresh_every, record, compile_kwargs))
 
 
 class Forward:
     """A wrapper around the forwards of the UNet in one run."""
 
-    def __init__(
-        self,
-        run: Run,
-        tagging: Tagging,
-        betas: Betas,
-        record: Record | None,
-        compile_kwargs: dict | None,
-    ):
-        self.run, self.tagging, self.betas = run, tagging, betas
-        every = run.settings.refresh_every
-        self.fusing = fusing_for(every, record, compile_kwargs, convolves=False)
-        self.convolving = fusing_for(every, record, compile_kwargs, convolves=True)
+    def __init__(self, run: Run, tagging: Tagging, betas: Betas, fusing: Fusing):
+        self.run, self.tagging, self.betas, self.fusing = run, tagging, betas, fusing
 
     def __deepcopy__(self, memo) -> "Forward":
         return self  # the host copies its options for each call
@@ -125,19 +113,19 @@ class Forward:
         grounders = call.grounders if beta else []
         if not grounders and not channels:
             return executor(x, t, concat, context, control, options, **kwargs)
-        fusing = self.convolving if channels else self.fusing
         patches = dict(options.get("patches", {}))
         if grounders:
-            patch = fusing.patch(grounders, beta, x.device)
+            patch = self.fusing.patch(grounders, beta, x.device, convolves=bool(channels))
             patches["middle_patch"] = [*patches.get("middle_patch", []), patch]
         options = {**options, "patches": patches}
         if channels:
             wrappers = options.get("wrappers", {})
             options["wrappers"] = {kind: dict(of_kind) for kind, of_kind in wrappers.items()}
-            add_wrapper_with_key(
-                WrappersMP.DIFFUSION_MODEL, KEY, first_convolution(channels), options
-            )
-        with running(executor.class_obj, fusing, grounders):
+            wrapper = first_convolution(channels)
+            add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, wrapper, options)
+        base = executor.class_obj
+        unet = self.fusing.unet(base.diffusion_model, grounders, convolves=bool(channels))
+        with running(base, unet):
             return executor(x, t, concat, context, control, options, **kwargs)
 
 
@@ -159,10 +147,9 @@ def first_convolution(channels: list[Channels]):
 
 
 @contextmanager
-def running(base: nn.Module, fusing: Fusing, grounders: list[Grounder]):
-    """The host's model `base` with the UNet that a patched forward runs."""
+def running(base: BaseModel, unet: nn.Module):
+    """The host's model with this UNet, in place of its own if that is another."""
     host_unet = base.diffusion_model
-    unet = fusing.unet(host_unet, grounders)
     if unet is host_unet:
         yield
         return
@@ -171,3 +158,15 @@ def running(base: nn.Module, fusing: Fusing, grounders: list[Grounder]):
         yield
     finally:
         base.diffusion_model = host_unet
+
+
+def brings_no_wrapper(_hook, model: ModelPatcher, *_) -> bool:
+    """Whether the model has no wrapper of a run itself."""
+    return KEY not in model.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
+
+
+_HOOK = comfy.hooks.TransformerOptionsHook(
+    {"wrappers": {WrappersMP.OUTER_SAMPLE: {KEY: [outer_sample]}}}
+)
+_HOOK.custom_should_register = brings_no_wrapper
+carrier.HOOKS.add(_HOOK)

@@ -43,11 +43,10 @@ class Record:
         gates: tuple[Tensor, Tensor],
     ) -> None:
         """An attention of a gated layer: q [B, N, C], k [B, M, C], mask [B, 1, M]."""
-        gligen = grounder.gligen.gligen
         side, number = extra["block"]
         self.gates[grounder.gligen.name][Block(side, number, extra["block_index"])] = gates
         height, width = extra["activations_shape"][-2:]
-        slot_of_token = torch.tensor(gligen.position_net.slot_of_token)
+        slot_of_token = torch.tensor(grounder.gligen.net.position_net.slot_of_token)
         step = step_of(extra["sigmas"].flatten()[0].item(), extra["sample_sigmas"].tolist())
         for row in range(len(grounder.rows)):
             one = slice(row, row + 1)
@@ -73,9 +72,11 @@ class Record:
 
 def names_of(grounder: Grounder, row: int) -> list[str]:
     """Of the entities in a row."""
-    tokenizer, kind = grounder.gligen.gligen.position_net, grounder.gligen.gligen.kind
+    net = grounder.gligen.net
     names: list[str] = []
     for entity in grounder.entities_of(row):
-        numbered = f"{entity.noun} {len(names) + 1}" if tokenizer.slots > 1 else kind.name
+        numbered = (
+            f"{entity.noun} {len(names) + 1}" if net.position_net.slots > 1 else net.kind.name
+        )
         names.append(entity.label() or numbered)
     return names

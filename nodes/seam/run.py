@@ -3,6 +3,7 @@ it begins and gone where it ends. What does not change in it is made once and ke
 """
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from threading import Lock
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ from comfy.samplers import CFGGuider, calculate_start_end_timesteps
 from torch import Tensor
 
 from ...gligen_ops.entities import WHOLE, Box
+from ...gligen_ops.fitting import Size
 from ...gligen_ops.schedule import BetaSchedule
 from .channels import Channels
-from .entries import Size, area_of, entries_of
+from .conditioning import area_of, entries_of
 from .gligens import LoadedGligen
 from .grounders import Grounder
 from .groundings import Grounding, groundings
@@ -44,18 +46,13 @@ class Settings:
 
 
 class Cond(NamedTuple):
-    """A cond of the run. start, end: the noise levels between which it is active, None: no limit."""
+    """A cond of the run. start, end: the noise levels between which it is active."""
 
     positive: bool
     groundings: tuple[Grounding, ...]
     area: Box
-    start: float | None
-    end: float | None
-
-    def is_active(self, sigma: float) -> bool:
-        return (self.start is None or sigma <= self.start) and (
-            self.end is None or sigma >= self.end
-        )
+    start: float = math.inf
+    end: float = -math.inf
 
 
 class Call(NamedTuple):
@@ -82,27 +79,21 @@ class Run:
             for name, conds in guider.conds.items()
             for cond in conds
         ]
-        self.gligens = list(dict.fromkeys(g.gligen for c in self.conds for g in c.groundings))
-        for gligen in self.gligens:
+        self.groundings = [g for c in self.conds for g in c.groundings]
+        for gligen in dict.fromkeys(g.gligen for g in self.groundings):
             check_fit(guider.model_patcher, gligen)
-        self.is_ranged = any(
-            c.groundings and (c.start is not None or c.end is not None) for c in self.conds
-        )
+        self.inpaints = any(g.inpaints for g in self.groundings)
+        limits = {(c.start, c.end) for c in self.conds if c.groundings}
+        self.is_ranged = bool(limits - {(math.inf, -math.inf)})
         self._calls: dict[tuple, Call] = {}
         self._nulls: dict[Grounding, Grounding] = {}
         self._lock = Lock()
         self._has_warned = False
 
     @property
-    def inpaints(self) -> bool:
-        return any(g.inpaints for c in self.conds for g in c.groundings)
-
-    @property
     def longest(self) -> int:
         """How many pictures anything is grounded in."""
-        entries = [
-            e for c in self.conds for g in c.groundings for e in (*g.entries, g.channels) if e
-        ]
+        entries = [e for g in self.groundings for e in (*g.entries, g.channels) if e]
         return max((len(e.frames) for e in entries), default=1)
 
     def tag(self, guider: CFGGuider, pictures: list[int], regions: list[Box]) -> Tagging:
@@ -130,33 +121,26 @@ class Run:
 
     def _active(self, sigma: float | None) -> dict[LoadedGligen, Grounding]:
         """Of each GLIGEN that is at work at this noise level a grounding."""
-        conds = [c for c in self.conds if sigma is None or c.is_active(sigma)]
+        conds = [c for c in self.conds if sigma is None or c.end <= sigma <= c.start]
         found: dict[LoadedGligen, Grounding] = {}
         for g in (g for c in conds for g in c.groundings):
             found.setdefault(g.gligen, g)
         return found
 
     def _make(self, rows: tuple[Row, ...], active: dict, x: Tensor) -> Call:
-        of_rows = [self._groundings_of(row, active) for row in rows]
+        grounded: dict[tuple[LoadedGligen, float], dict[int, Grounding]] = {}
+        convolved: dict[Grounding, list[int]] = {}
+        for number, row in enumerate(rows):
+            for g in self._groundings_of(row, active):
+                grounded.setdefault((g.gligen, g.strength), {})[number] = g
+                if g.gligen.net.first_conv:
+                    convolved.setdefault(g, []).append(number)
         size = tuple(x.shape[-2:])
-        by_strength = dict.fromkeys((g.gligen, g.strength) for gs in of_rows for g in gs)
-        grounders = []
-        for gligen, strength in by_strength:
-            found = {
-                i: g
-                for i, gs in enumerate(of_rows)
-                for g in gs
-                if (g.gligen, g.strength) == (gligen, strength)
-            }
-            grounders.append(Grounder(gligen, strength, found, rows, size, x.device))
-        convolving = dict.fromkeys(g for gs in of_rows for g in gs if g.gligen.gligen.first_conv)
-        channels = [
-            Channels(
-                g, [i for i, gs in enumerate(of_rows) if g in gs], rows, x, self.process_latent_in
-            )
-            for g in convolving
-        ]
-        return Call(grounders, channels)
+        scale = self.process_latent_in
+        return Call(
+            [Grounder(*key, found, rows, size, x.device) for key, found in grounded.items()],
+            [Channels(g, numbers, rows, x, scale) for g, numbers in convolved.items()],
+        )
 
     def _groundings_of(self, row: Row, active: dict) -> list[Grounding]:
         """A cond of the positive that grounds nothing by a GLIGEN stays as it is; any other gets its null
@@ -185,12 +169,13 @@ class Run:
             self._has_warned = True
 
 
-UNKNOWN_COND = Cond(False, (), WHOLE, None, None)
+UNKNOWN_COND = Cond(False, (), WHOLE)
 
 
 def _cond(cond: dict, positive: bool, size: Size, region: Box, sampling) -> Cond:
     limits = [dict(cond)]
     calculate_start_end_timesteps(SimpleNamespace(model_sampling=sampling), limits)
-    start, end = limits[0].get("timestep_start"), limits[0].get("timestep_end")
+    start = limits[0].get("timestep_start", math.inf)
+    end = limits[0].get("timestep_end", -math.inf)
     area = area_of(cond, size)
     return Cond(positive, groundings(entries_of(cond, size, region), area), area, start, end)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...gligen_ops.entities import Box
 
-KEY = "gligen_tags"
+TAGS = "gligen_tags"
 SCALE = 2
 """Cells a latent pixel: some who cut latents into tiles fail on maps of the latent's own size."""
 DIGITS = 5
@@ -68,7 +68,7 @@ class Tagging:
     def put_on(self, cond: dict, number: int) -> None:
         tags = self.base.clone()
         tags[:, 3] = number
-        cond["model_conds"] = {**cond["model_conds"], KEY: Tags(tags)}
+        cond["model_conds"] = {**cond["model_conds"], TAGS: Tags(tags)}
 
     def rows(self, tags: Tensor | None, x: Tensor) -> tuple[Row, ...]:
         """What each row of a call's input x [B, 4, h, w] makes, by the tags that came with it. Only the

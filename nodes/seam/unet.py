@@ -20,13 +20,13 @@ def layer_of(gligen: "LoadedGligen", extra: dict, width: int) -> GatedLayer:
     GligenError where the GLIGEN has none."""
     number = ("transformer", extra["transformer_index"]) if gligen.by_order else extra["block"]
     block = Block(*number, extra["block_index"])
-    if gligen.gligen.widths.get(block) != width:
+    if gligen.net.widths.get(block) != width:
         raise GligenError(
             f"gligen: {gligen.name} does not fit the model. It has gated layers for "
-            f"{outline(gligen.gligen.widths)}, and none for the model's block {block} of width {width}. "
+            f"{outline(gligen.net.widths)}, and none for the model's block {block} of width {width}. "
             f"{LOAD_ANOTHER}"
         )
-    return gligen.gligen.layer(block)
+    return gligen.net.layer(block)
 
 
 def check_fit(model: ModelPatcher, gligen: "LoadedGligen") -> None:
@@ -38,15 +38,15 @@ def check_fit(model: ModelPatcher, gligen: "LoadedGligen") -> None:
             f"model: GLIGEN grounds SD 1.x, SD 2.x and SDXL models, and this one is {base}."
         )
     expected = blocks_of(unet, gligen.by_order)
-    came = gligen.gligen.widths
+    came = gligen.net.widths
     if came != expected:
         raise GligenError(
             f"gligen: {gligen.name} does not fit the model. It has gated layers for {outline(came)}; "
             f"the model ({base}) has transformer blocks for {outline(expected)}. {LOAD_ANOTHER}"
         )
-    if gligen.gligen.first_conv is not None and unet.in_channels != LATENT:
+    if gligen.net.first_conv is not None and unet.in_channels != LATENT:
         raise GligenError(
-            f"model: {gligen.name} ({gligen.gligen.kind.name}) takes the place of the first convolution of "
+            f"model: {gligen.name} ({gligen.net.kind.name}) takes the place of the first convolution of "
             f"an ordinary model of {LATENT} channels, and this one ({base}) has {unet.in_channels}: it "
             "is an inpainting or editing model. Load the ordinary one."
         )
