@@ -87,6 +87,11 @@ class Box:
         y0, y1 = ((y - region.y0) / region.height for y in (self.y0, self.y1))
         return Box(*(round(v, DIGITS) for v in (x0, y0, x1, y1)))
 
+    def covers(self, region: "Box") -> bool:
+        """Whether all of a region is in this box, but for rounding."""
+        out = (self.x0 - region.x0, self.y0 - region.y0, region.x1 - self.x1, region.y1 - self.y1)
+        return max(out) <= ROUNDING
+
     def placed_in(self, area: "Box") -> "Box":
         """This box, which is in fractions of an area, in fractions of the picture that has the area."""
         if area == WHOLE:

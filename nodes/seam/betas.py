@@ -6,8 +6,9 @@ from torch import Tensor
 from ...gligen_ops.schedule import BetaSchedule, step_of
 
 AHEAD = 2  # steps that the host's samplers look ahead at most
-OWN_LEVELS = ("dpm_fast_function", "dpm_adaptive_function")
-"""Those of them that choose noise levels of their own between the run's first and last."""
+OWN_LEVELS = ("dpm_fast_function", "dpm_adaptive_function", "sample_heunpp2")
+"""Those of them that choose noise levels of their own between the run's first and last, or go back after they
+have looked ahead."""
 
 
 class Betas:

@@ -74,15 +74,11 @@ class LoadedGligen(nn.Module):
         part of. They are grounded as the host does: in every step, in each cond that they came to."""
         boxes = [host_box(param, *latent_shape[-2:]) for param in params]
         self.check_count(len(boxes))
-        tokens, null = self.tokens(boxes, device), self.tokens([], device)
+        tokens = self.tokens(boxes, device)
 
         def patch(v, extra):
             layer = layer_of(self, extra, v.shape[-1])
-            conds = extra[
-                "cond_or_uncond"
-            ]  # the second that the host gives to a call is its negative
-            of_rows = torch.cat([null if number == 1 else tokens for number in conds])
-            keys = layer.keys(of_rows.repeat_interleave(len(v) // len(conds), 0).to(v.dtype))
+            keys = layer.keys(tokens.to(v.dtype).expand(len(v), -1, -1))
             gates = tuple(gate.to(v.device) for gate in layer.gates())
             grid = tuple(extra["activations_shape"][-2:])
             return layer(v, keys, extra["n_heads"], gates, 1.0, attention_of(extra), grid)
@@ -95,6 +91,17 @@ class LoadedGligen(nn.Module):
             "conditioning: it carries boxes for each frame, which ComfyUI by itself does not pass on. Put a "
             "GLIGEN β Schedule node between the model and the sampler, or use the GLIGEN KSampler."
         )
+
+    def has_weights_of(self, other: "LoadedGligen") -> bool:
+        """Whether both are of one file, by the weights of the tokenizers and by the gates."""
+
+        def weights(net: Gligen) -> list[Tensor]:
+            gates = [gate for block in net.widths for gate in net.layer(block).gates()]
+            return [*net.position_net.state_dict().values(), *gates]
+
+        pairs = list(zip(weights(self.net), weights(other.net), strict=False))
+        alike = len(self.net.widths) == len(other.net.widths) and self.net.fuser == other.net.fuser
+        return alike and all(a.shape == b.shape and torch.equal(a.cpu(), b.cpu()) for a, b in pairs)
 
     def description(self) -> str:
         """What it is, for the node that loaded it."""

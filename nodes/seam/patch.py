@@ -70,6 +70,7 @@ def outer_sample(
         return executor(noise, latent, sampler, sigmas, mask, reported, pbar, seed, *args, **kwargs)
     finally:
         options["wrappers"][WrappersMP.APPLY_MODEL].pop(KEY, None)
+        forward.run.warn_of_lost_tags()
 
 
 def begin(

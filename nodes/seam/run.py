@@ -16,7 +16,7 @@ from ...gligen_ops.entities import WHOLE, Box
 from ...gligen_ops.fitting import Size
 from ...gligen_ops.schedule import BetaSchedule
 from .channels import Channels
-from .conditioning import area_of, entries_of
+from .conditioning import Entry, area_of, entries_of
 from .gligens import LoadedGligen
 from .grounders import Grounder
 from .groundings import Grounding, groundings
@@ -28,6 +28,14 @@ CUT = (
     "GLIGEN: something cuts the latent into pieces and tells nobody which piece it is, so nothing is "
     "placed in them. Take that node out, or use one that cuts conditionings as well, such as Ultimate SD "
     "Upscale or Tiled Diffusion."
+)
+SEVERAL = (
+    "GLIGEN: several prompts each have a map, or a picture to be painted into, for the same part of the "
+    "picture. The negative prompt looks at the first of them."
+)
+LOST = (
+    "GLIGEN: a node around the model drops what conditionings bring, so nothing is placed in this picture. "
+    "Take that node out; it is one that wraps the UNet's calls."
 )
 
 
@@ -74,8 +82,15 @@ class Run:
         self.process_latent_in = guider.model_patcher.model.process_latent_in
         sampling = guider.model_patcher.get_model_object("model_sampling")
         region = regions[0] if len(regions) == 1 else WHOLE
+        known: dict[LoadedGligen, LoadedGligen] = {}
         self.conds = [
-            _cond(cond, name == "positive", size, region, sampling)
+            _cond(
+                cond,
+                name == "positive",
+                _of_one_file(entries_of(cond, size, region), known),
+                area_of(cond, size),
+                sampling,
+            )
             for name, conds in guider.conds.items()
             for cond in conds
         ]
@@ -86,9 +101,10 @@ class Run:
         limits = {(c.start, c.end) for c in self.conds if c.groundings}
         self.is_ranged = bool(limits - {(math.inf, -math.inf)})
         self._calls: dict[tuple, Call] = {}
-        self._nulls: dict[Grounding, Grounding] = {}
+        self._negatives: dict[tuple, Grounding] = {}
         self._lock = Lock()
-        self._has_warned = False
+        self._warnings: set[str] = set()
+        self._was_known = False
 
     @property
     def longest(self) -> int:
@@ -112,28 +128,29 @@ class Run:
         """rows: what those of x [B, 4, h, w] make. sigma: the noise level, looked at only where some cond
         with grounding is for a part of the run."""
         active = self._active(sigma.flatten()[0].item() if self.is_ranged else None)
-        key = rows, tuple(active.values()), x.shape, x.dtype, x.device
+        key = rows, active, x.shape, x.dtype, x.device
         with self._lock:  # several GPUs share a run among threads
             if key not in self._calls:
-                self._warn_of_cuts(rows)
+                known = [row for row in rows if row.cond != UNKNOWN]
+                self._was_known = self._was_known or bool(known)
+                if any(row.region is None for row in known):
+                    self._warn(CUT)
                 self._calls[key] = self._make(rows, active, x)
             return self._calls[key]
 
-    def _active(self, sigma: float | None) -> dict[LoadedGligen, Grounding]:
-        """Of each GLIGEN that is at work at this noise level a grounding."""
-        conds = [c for c in self.conds if sigma is None or c.end <= sigma <= c.start]
-        found: dict[LoadedGligen, Grounding] = {}
-        for g in (g for c in conds for g in c.groundings):
-            found.setdefault(g.gligen, g)
-        return found
+    def _active(self, sigma: float | None) -> tuple[Cond, ...]:
+        """The conds that ground anything at this noise level."""
+        return tuple(
+            c for c in self.conds if c.groundings and (sigma is None or c.end <= sigma <= c.start)
+        )
 
-    def _make(self, rows: tuple[Row, ...], active: dict, x: Tensor) -> Call:
+    def _make(self, rows: tuple[Row, ...], active: tuple[Cond, ...], x: Tensor) -> Call:
         grounded: dict[tuple[LoadedGligen, float], dict[int, Grounding]] = {}
         convolved: dict[Grounding, list[int]] = {}
         for number, row in enumerate(rows):
             for g in self._groundings_of(row, active):
                 grounded.setdefault((g.gligen, g.strength), {})[number] = g
-                if g.gligen.net.first_conv:
+                if g.channels:
                     convolved.setdefault(g, []).append(number)
         size = tuple(x.shape[-2:])
         scale = self.process_latent_in
@@ -142,40 +159,78 @@ class Run:
             [Channels(g, numbers, rows, x, scale) for g, numbers in convolved.items()],
         )
 
-    def _groundings_of(self, row: Row, active: dict) -> list[Grounding]:
-        """A cond of the positive that grounds nothing by a GLIGEN stays as it is; any other gets its null
-        grounding, with what lies beside the latent."""
+    def _groundings_of(self, row: Row, active: tuple[Cond, ...]) -> list[Grounding]:
+        """A cond of the positive that grounds nothing by a GLIGEN stays as it is; any other gets what the
+        negative does."""
         cond = self.conds[row.cond] if row.cond != UNKNOWN else UNKNOWN_COND
         if cond.positive or self.settings.negative == "none":
             return list(cond.groundings)
         grounded_by = {g.gligen for g in cond.groundings}
-        rest = [g for gligen, g in active.items() if gligen not in grounded_by]
-        if self.settings.negative == "same":
-            return [*cond.groundings, *(self._of_positive(g.gligen, row) or g for g in rest)]
-        return [*cond.groundings, *map(self._null, rest)]
+        gligens = dict.fromkeys(g.gligen for c in active for g in c.groundings)
+        rest = [gligen for gligen in gligens if gligen not in grounded_by]
+        return [*cond.groundings, *(self._of_negative(g, row.region, active) for g in rest)]
 
-    def _null(self, grounding: Grounding) -> Grounding:
-        return self._nulls.setdefault(grounding, replace(grounding, entries=()))
+    def _of_negative(
+        self, gligen: LoadedGligen, region: Box | None, active: tuple[Cond, ...]
+    ) -> Grounding:
+        """What the negative gets of a GLIGEN in a region: the null grounding, or all that the positive
+        grounds there, and what lies beside the latent there."""
+        key = gligen, region, active
+        if key not in self._negatives:
+            found = [(c, g) for c in active for g in c.groundings if g.gligen is gligen]
+            found = [pair for pair in found if pair[0].positive] or found
+            there = [pair for pair in found if region is not None and pair[0].area.covers(region)]
+            area = min((c.area for c, _ in there or found), key=lambda a: a.width * a.height)
+            chosen = [g for c, g in there or found if c.area == area]
+            same = self.settings.negative == "same"
+            entries = tuple(dict.fromkeys(e for g in chosen for e in g.entries)) if same else ()
+            gligen.check_count(len(entries))
+            self._negatives[key] = replace(
+                chosen[0],
+                entries=entries,
+                channels=self._channels_of(chosen) if there or self.inpaints else None,
+                strength=max(g.strength for g in chosen),
+            )
+        return self._negatives[key]
 
-    def _of_positive(self, gligen: LoadedGligen, row: Row) -> Grounding | None:
-        """What the positive grounds there, by the cond that is for the row's region if there is one."""
-        found = [c for c in self.conds if c.positive and gligen in {g.gligen for g in c.groundings}]
-        found.sort(key=lambda c: c.area != row.region)
-        return next((g for c in found for g in c.groundings if g.gligen is gligen), None)
+    def _channels_of(self, chosen: list[Grounding]) -> Entry | None:
+        """What lies beside the latent where several conds are for the same part of the picture."""
+        channels = list(dict.fromkeys(g.channels for g in chosen if g.channels))
+        if len(channels) > 1:
+            self._warn(SEVERAL)
+        return channels[0] if channels else None
 
-    def _warn_of_cuts(self, rows: tuple[Row, ...]) -> None:
-        if not self._has_warned and any(row.cond != UNKNOWN and row.region is None for row in rows):
-            logging.warning(CUT)
-            self._has_warned = True
+    def warn_of_lost_tags(self) -> None:
+        """Say so, at the end of a run, where no row of any call was known."""
+        if self._calls and not self._was_known:
+            self._warn(LOST)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warnings:
+            logging.warning(text)
+            self._warnings.add(text)
 
 
 UNKNOWN_COND = Cond(False, (), WHOLE)
 
 
-def _cond(cond: dict, positive: bool, size: Size, region: Box, sampling) -> Cond:
+def _of_one_file(entries: list[Entry], known: dict[LoadedGligen, LoadedGligen]) -> list[Entry]:
+    """The entries, each by the first GLIGEN of the run that has its GLIGEN's weights: a file may be loaded by
+    this pack and by the host. known: the first of each so far."""
+    found = []
+    for entry in entries:
+        gligen = entry.gligen
+        if gligen not in known:
+            firsts = set(known.values())
+            known[gligen] = next((one for one in firsts if one.has_weights_of(gligen)), gligen)
+        first = known[gligen]
+        found.append(entry if first is gligen else replace(entry, gligen=first))
+    return found
+
+
+def _cond(cond: dict, positive: bool, entries: list[Entry], area: Box, sampling) -> Cond:
     limits = [dict(cond)]
     calculate_start_end_timesteps(SimpleNamespace(model_sampling=sampling), limits)
     start = limits[0].get("timestep_start", math.inf)
     end = limits[0].get("timestep_end", -math.inf)
-    area = area_of(cond, size)
-    return Cond(positive, groundings(entries_of(cond, size, region), area), area, start, end)
+    return Cond(positive, groundings(entries, area), area, start, end)

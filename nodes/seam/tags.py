@@ -22,6 +22,8 @@ SCALE = 2
 DIGITS = 5
 """Of a region's fractions: the maps are of float32."""
 UNKNOWN = -1
+BEYOND = 64
+"""How many pictures are looked for after the last that anything is grounded in."""
 UNSURE = (
     "GLIGEN: %d pictures are sampled, and their grounding is for %d. Which of those they are is known by "
     "their noise alone, and here is none of this seed: they get what is for the first ones."
@@ -94,17 +96,25 @@ class Tagging:
 def pictures_of(noise: Tensor, seed: int | None, longest: int) -> list[int]:
     """The numbers of a run's pictures in the batch that they are from. The host tells a sampler nothing of
     a latent's batch_index but the noise: of picture i it is the i-th that the seed gives. longest: how many
-    pictures anything is grounded in."""
-    numbers = [min(i, longest - 1) for i in range(len(noise))]
+    pictures anything is grounded in; what is for the last of them is for any more."""
+    in_order = [min(i, longest - 1) for i in range(len(noise))]
     if longest <= 1:
-        return numbers
-    found: list[int | None] = [None]
-    if seed is not None and noise.any():
-        with torch.random.fork_rng(devices=[]):
-            drawn = comfy.sample.prepare_noise(noise[:1].cpu(), seed, list(range(longest)))
-        found = [next((i for i, d in enumerate(drawn) if d.equal(n)), None) for n in noise.cpu()]
-    if None not in found:
-        return found
+        return in_order
+    found = _drawn(noise, seed, longest)
+    if None in found:
+        found = _drawn(noise, seed, longest + BEYOND)
+    known = [number for number in found if number is not None]
+    if known and len(set(known)) == len(known):  # else all have the noise of one
+        return [longest - 1 if number is None else min(number, longest - 1) for number in found]
     if len(noise) < longest:
         logging.warning(UNSURE, len(noise), longest)
-    return numbers
+    return in_order
+
+
+def _drawn(noise: Tensor, seed: int | None, count: int) -> list[int | None]:
+    """Of each picture, which of the first noises that the seed gives it has."""
+    if seed is None or not noise.any():
+        return [None] * len(noise)
+    with torch.random.fork_rng(devices=[]):
+        drawn = comfy.sample.prepare_noise(noise[:1].cpu(), seed, list(range(count)))
+    return [next((i for i, d in enumerate(drawn) if d.equal(n)), None) for n in noise.cpu()]
