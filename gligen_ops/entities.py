@@ -72,8 +72,11 @@ class Box:
     def is_outside(self) -> bool:
         """Whether it sticks out of the image too far to be cut, or there is nothing of it in there."""
         low, high = min(self.x0, self.y0), max(self.x1, self.y1)
-        absent = min(self.x1, self.y1) <= 0 or max(self.x0, self.y0) >= 1
-        return absent or max(-low, high - 1) > OVERHANG + ROUNDING
+        return self.is_beside() or max(-low, high - 1) > OVERHANG + ROUNDING
+
+    def is_beside(self) -> bool:
+        """Whether nothing of it is in the image."""
+        return min(self.x1, self.y1) <= 0 or max(self.x0, self.y0) >= 1
 
     def cut(self) -> "Box":
         """What of it is in the image."""
@@ -238,9 +241,11 @@ class SpatialMap(Entity):
     picture: Tensor  # [C, H, W], -1..1, or one-hot classes
     has_classes: bool = False
 
-    def within(self, region: Box) -> "SpatialMap":
+    def within(self, region: Box) -> "SpatialMap | None":
         if region == WHOLE:
             return self
+        if region.is_beside():
+            return None
         rows, columns = region.pixels(*self.picture.shape[-2:])
         return replace(self, picture=self.picture[:, rows, columns])
 
@@ -268,9 +273,11 @@ class Inpainting(Entity):
     known: Tensor  # [1, 4, h, w], the latent as the UNet sees it
     mask: Tensor  # [1, 1, H, W], 1 where known, 0 where to be painted
 
-    def within(self, region: Box) -> "Inpainting":
+    def within(self, region: Box) -> "Inpainting | None":
         if region == WHOLE:
             return self
+        if region.is_beside():
+            return None
         known, mask = (t[(..., *region.pixels(*t.shape[-2:]))] for t in (self.known, self.mask))
         return Inpainting(known, mask)
 

@@ -3,7 +3,7 @@
 import pytest
 import small
 import torch
-from rig import picture, relative
+from rig import Vae, picture, relative
 
 A, B = ("a red ball", 0.0, 0.25, 0.5, 0.5), ("a blue cube", 0.5, 0.125, 0.375, 0.875)
 ROUNDING = 1e-5
@@ -31,17 +31,21 @@ def guided(rig, positive, negative=None, model=None, steps=3, **kwargs):
     return rig.sample(model or rig.model, positive, negative, steps=steps, cfg=7.5, **kwargs)
 
 
-@pytest.mark.parametrize("mask_of_model", [False, True])
-def test_a_map_in_one_area_beside_a_plain_prompt(rig, other, mask_of_model):
-    right = area(rig.spatial_map(picture(1)), 8, 8)
-    if mask_of_model:
-        right = area(rig.spatial_map(picture(1), kind="hed map"), 8, 8)
-    left = area(other, 0, 8)
-    one, two = guided(rig, right + left), guided(rig, left + right)
-    assert relative(one, two) < ROUNDING
-    moved = area(
-        rig.spatial_map(picture(2), kind="hed map" if mask_of_model else "depth map"), 8, 8
-    )
+def inpainted(rig, to):
+    """Painted into by another model than that of the maps."""
+    box = rig.text_box(*A, to=to, kind="text box inpainting")
+    gligen = rig.gligen("text box inpainting")
+    inputs = {"conditioning": box, "gligen": gligen, "vae": Vae(), "image": picture(3)}
+    return rig.node("GligenInpaint", **inputs)[0]
+
+
+@pytest.mark.parametrize("paints", [False, True])
+@pytest.mark.parametrize("kind", ["depth map", "hed map"])
+def test_a_map_in_one_area_beside_a_prompt_without(rig, other, kind, paints):
+    right = area(rig.spatial_map(picture(1), kind=kind), 8, 8)
+    left = area(inpainted(rig, other) if paints else other, 0, 8)
+    assert relative(guided(rig, right + left), guided(rig, left + right)) < ROUNDING
+    moved = area(rig.spatial_map(picture(2), kind=kind), 8, 8)
     change = (guided(rig, moved + left, steps=1) - guided(rig, right + left, steps=1)).abs()
     assert change[..., 10:].mean() > 10 * change[..., :6].mean()  # but for the UNet's reach
 

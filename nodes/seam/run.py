@@ -188,14 +188,16 @@ class Run:
             self._negatives[key] = replace(
                 chosen[0],
                 entries=entries,
-                channels=self._channels_of(chosen) if there or self.inpaints else None,
+                channels=self._channels_of(chosen, is_there=bool(there)),
                 strength=max(g.strength for g in chosen),
             )
         return self._negatives[key]
 
-    def _channels_of(self, chosen: list[Grounding]) -> Entry | None:
-        """What lies beside the latent where several conds are for the same part of the picture."""
-        channels = list(dict.fromkeys(g.channels for g in chosen if g.channels))
+    def _channels_of(self, chosen: list[Grounding], is_there: bool) -> Entry | None:
+        """What lies beside the latent where several conds are for the same part of the picture. is_there:
+        whether they are for the row's; a picture that is painted into is for every part."""
+        channels = [g.channels for g in chosen if g.channels and (is_there or g.inpaints)]
+        channels = list(dict.fromkeys(channels))
         if len(channels) > 1:
             self._warn(SEVERAL)
         return channels[0] if channels else None

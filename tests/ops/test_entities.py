@@ -77,3 +77,10 @@ def test_regions_and_areas_are_each_others_inverse():
     back = box.relative_to(REGION).placed_in(REGION)
     assert [back.x0, back.y0, back.x1, back.y1] == pytest.approx([0.31, 0.52, 0.66, 0.7], abs=1e-5)
     assert box.relative_to(WHOLE) is box and box.placed_in(WHOLE) is box
+
+
+@pytest.mark.parametrize("region", [(-0.5, 0, 0, 1), (1, 0, 2, 1), (0, -1, 1, 0), (0, 1, 1, 1.5)])
+def test_of_a_map_or_a_picture_nothing_lies_in_a_region_beside_it(region):
+    assert SpatialMap(torch.rand(3, 40, 60)).within(Box(*region)) is None
+    known = Inpainting(torch.rand(1, 4, 5, 7), torch.ones(1, 1, 5, 7))
+    assert known.within(Box(*region)) is None
