@@ -24,7 +24,7 @@ def contestants_of(setting: Setting, kinds: bool, compiled: bool) -> list[Contes
     text = host.gligen("text box")
     found = [plain(host)]
     if setting.shape != "sdxl":
-        found.append(core(host, tensors_of(text.gligen)))
+        found.append(core(host, tensors_of(text.net)))
     if setting.shape == "sd15":
         unet = shapes.diffusers_unet(setting.dtype, comfy.model_management.get_torch_device())
         found += [diffusers(host, unet, grounded) for grounded in (False, True)]

@@ -301,6 +301,8 @@ def test_a_gligen_of_this_pack_works_in_the_hosts_node(p):
     from_host = core_boxes(p.positive, p.gligen(), p.boxes)
     expected = small.sample(p.schedule(), p.ground(gligen=p.gligen()), p.negative)
     assert relative(small.sample(p.schedule(), from_host, p.negative), expected) < 1e-5
+    as_in_host = core_boxes(p.positive, p.core(), p.boxes)
+    expected = small.sample(p.model, as_in_host, p.negative)
     assert relative(small.sample(p.model, from_host, p.negative), expected) < 1e-5
 
 
