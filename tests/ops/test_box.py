@@ -75,3 +75,7 @@ def test_what_of_a_box_is_over_the_edge_is_cut(start, length):
     expected = max(start, 0.0), min(start + length, 1.0)
     assert (x.x0, x.x1) == expected and (y.y0, y.y1) == expected
     assert (x.y0, x.y1) == (0.1, 0.6) and (y.x0, y.x1) == (0.1, 0.6)
+
+
+def test_pixels_begin_at_the_pictures_edge_where_a_box_sticks_out():
+    assert Box(-0.2, -0.3, 0.5, 0.6).pixels(10, 20) == (slice(0, 6), slice(0, 10))
