@@ -86,6 +86,8 @@ def is_annotation(node) -> bool:
             return True
         if parent.type == "annassign" and node is parent.children[1]:
             return True
+        if parent.type == "tfpdef" and node is parent.children[-1]:
+            return True
         node = parent
     return False
 

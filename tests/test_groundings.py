@@ -539,6 +539,19 @@ def test_attention_is_noted_for_each_box_and_changes_nothing(p):
     assert torch.equal(small.sample(model, conditioning, p.negative), expected)
 
 
+def test_a_record_is_empty_after_a_run_in_which_nothing_is_grounded(p):
+    from gligen_pack.nodes.attention import GligenAttention, GligenAttentionMaps
+    from gligen_pack.nodes.seam import patch
+
+    for tau, positive in ((0.0, p.text()), (1.0, p.positive)):
+        model, record = GligenAttention.execute(p.schedule()).result
+        small.sample(model, p.text(), p.negative, steps=1)
+        assert record.maps
+        small.sample(patch.recorded(p.schedule(tau), record), positive, p.negative, steps=1)
+        with pytest.raises(GligenError, match="nothing was noted"):
+            GligenAttentionMaps.execute(record, picture(), "all", 0, 100)
+
+
 def test_attention_of_a_run_that_has_not_been_is_told(p):
     from gligen_pack.nodes.attention import GligenAttention, GligenAttentionMaps
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = """
-def is_above(x):
+def is_above(x: "int" + "s"):
     return x > 0
 
 

@@ -77,9 +77,12 @@ def begin(
     guider: CFGGuider, noise: Tensor, sampler: Sampler, sigmas: Tensor, seed: int | None
 ) -> "Forward | None":
     """Takes the carriers out of the guider's conds, and tags these. None where nothing is grounded."""
+    options = guider.model_options["transformer_options"]
+    record = options.get(RECORD)
+    if record is not None:
+        record.begin()  # of a run in which nothing is grounded it is empty
     if not any(is_grounded(cond) for conds in guider.conds.values() for cond in conds):
         return None
-    options = guider.model_options["transformer_options"]
     regions = carrier.regions_in(guider.conds)
     run = Run(guider, tuple(noise.shape[-2:]), regions, options.get(SETTINGS, Settings()))
     carrier.take_off(guider.conds)
@@ -87,9 +90,6 @@ def begin(
     if not run.inpaints and not any(betas.of_step):
         return None
     tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)
-    record = options.get(RECORD)
-    if record is not None:
-        record.begin()
     compile_kwargs = guider.model_options.get(TORCH_COMPILE_KWARGS)
     return Forward(run, tagging, betas, Fusing(run.settings.refresh_every, record, compile_kwargs))
 
