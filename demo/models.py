@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 CONTEXT = 64
 UNET = {
@@ -57,6 +57,22 @@ VAE = {
     },
 }
 LATENT_SCALE = 0.18215  # of the host's SD 1.x latent format
+EMBEDDING = "text_model.embeddings.token_embedding.weight"
+WORDS = 49408
+"""Rows of the host's embedding, of which a world's words use a few dozen."""
+
+
+def words_alone(tensors: dict[str, Tensor], vocabulary: list[int]) -> dict[str, Tensor]:
+    """A text encoder's tensors with the embedding rows of these words alone."""
+    return {**tensors, EMBEDDING: tensors[EMBEDDING][vocabulary]}
+
+
+def all_words(tensors: dict[str, Tensor], vocabulary: list[int]) -> dict[str, Tensor]:
+    """The same with rows for all words again. Any other word reads as the mean of these."""
+    rows = tensors[EMBEDDING]
+    table = rows.mean(0).repeat(WORDS, 1)
+    table[vocabulary] = rows
+    return {**tensors, EMBEDDING: table}
 
 
 def reset(module: nn.Module) -> nn.Module:
@@ -78,11 +94,11 @@ def narrow(module: nn.Module) -> nn.Module:
     return module
 
 
-def unet() -> nn.Module:
+def unet(config: dict = UNET) -> nn.Module:
     from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
     from comfy.ops import disable_weight_init
 
-    model = narrow(reset(UNetModel(**UNET, dtype=torch.float32, operations=disable_weight_init)))
+    model = narrow(reset(UNetModel(**config, dtype=torch.float32, operations=disable_weight_init)))
     for m in model.modules():  # each residual branch starts at zero, as in SD
         if isinstance(m, ResBlock):
             nn.init.zeros_(m.out_layers[-1].weight)
@@ -127,7 +143,7 @@ def trainable(clip: nn.Module) -> nn.Module:
     return clip
 
 
-def autoencoder() -> nn.Module:
+def autoencoder(config: dict = VAE) -> nn.Module:
     from comfy.ldm.models.autoencoder import AutoencoderKL
     from comfy.ldm.modules.diffusionmodules.model import (
         AttnBlock,
@@ -136,7 +152,7 @@ def autoencoder() -> nn.Module:
         Upsample,
     )
 
-    model = narrow(reset(AutoencoderKL(**VAE)))
+    model = narrow(reset(AutoencoderKL(**config)))
     for m in model.modules():  # at first only a linear way through, which learns fast
         if isinstance(m, ResnetBlock):
             nn.init.zeros_(m.conv2.weight)

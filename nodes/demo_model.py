@@ -20,9 +20,7 @@ from ..demo import models
 from .seam import gligens
 
 WEIGHTS = Path(__file__).parent.parent / "demo" / "weights"
-EMBEDDING = "text_model.embeddings.token_embedding.weight"
 PROJECTION = "text_projection.weight"
-CLIP_TOKENS = 49408
 GLIGENS = {
     "text box": "boxes",
     "text and image box": "images",
@@ -94,10 +92,7 @@ def text_encoder():
     """CLIP: the SD 1.x text encoder, narrow, with the host's own tokenizer. The file has the embeddings
     of the words of the demo's world; any other word reads as their mean."""
     tensors, metadata = read("text")
-    rows = tensors.pop(EMBEDDING)
-    table = rows.mean(0).repeat(CLIP_TOKENS, 1)
-    table[json.loads(metadata["vocabulary"])] = rows
-    tensors[EMBEDDING] = table
+    tensors = models.all_words(tensors, json.loads(metadata["vocabulary"]))
     tensors[PROJECTION] = read("vision")[0][PROJECTION]
     return comfy.sd.CLIP(
         comfy.supported_models.SD15(models.UNET).clip_target(),

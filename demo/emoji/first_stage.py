@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...gligen_ops.learning.fit import fit
+from ..models import LATENT_SCALE
 from . import data, models
 from .device import DEVICE, graphed, half, number
 from .stages import RUN, load_weights, save_weights
@@ -92,9 +93,9 @@ def train(steps: int) -> None:
 @torch.no_grad()
 def scaled(vae: nn.Module) -> nn.Module:
     """Latents as the host has them, which it multiplies with its scale; and no noise on them."""
-    vae.post_quant_conv.weight *= models.LATENT_SCALE
-    vae.quant_conv.weight[:4] /= models.LATENT_SCALE
-    vae.quant_conv.bias[:4] /= models.LATENT_SCALE
+    vae.post_quant_conv.weight *= LATENT_SCALE
+    vae.quant_conv.weight[:4] /= LATENT_SCALE
+    vae.quant_conv.bias[:4] /= LATENT_SCALE
     vae.quant_conv.weight[4:] = 0
     vae.quant_conv.bias[4:] = -30
     return vae
@@ -109,5 +110,5 @@ def trained() -> nn.Module:
 @torch.no_grad()
 def decoded(vae: nn.Module, z: Tensor) -> Tensor:
     """Latents as the diffusion model sees them → pictures [B, 128, 128, 3] in 0..1."""
-    parts = [vae.decoder(vae.post_quant_conv(part / models.LATENT_SCALE)) for part in z.split(64)]
+    parts = [vae.decoder(vae.post_quant_conv(part / LATENT_SCALE)) for part in z.split(64)]
     return (torch.cat(parts).clamp(-1, 1) / 2 + 0.5).movedim(1, -1)

@@ -1,16 +1,16 @@
 """Gated layers and tokenizer of one GLIGEN on grounded scenes, over the frozen base."""
 
-import json
-
 import torch
 from torch import Tensor, nn
 
 from ...gligen_ops.files.checkpoint import build_gligen, checkpoint_of, state_dict_of, tensors_of
 from ...gligen_ops.learning import training
 from ...gligen_ops.learning.fit import fit
-from ...gligen_ops.model import Block, Gligen, blocks_of
+from ...gligen_ops.model import Gligen, blocks_of
+from ..models import CONTEXT
+from ..training.frozen import denoiser, gate_log, kept_frozen
 from ..training.guidance import OPENING, Guidance, open_gates
-from . import data, models, train_base
+from . import data, train_base
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
 from .device import DEVICE, graphed, half, number
@@ -21,20 +21,6 @@ GUIDED = 800  # steps
 WEIGHT = 0.02  # of the guidance at their start
 LAYOUT = 0.6  # share of examples with much noise, where layout is decided
 FROM = 500  # time step
-
-
-def denoiser(unet: nn.Module) -> training.Denoise:
-    def denoise(z, t, context, fuse, first):
-        def middle_patch(v, extra):
-            return fuse(v, Block(*extra["block"], extra["block_index"]), extra["n_heads"])
-
-        def input_block_patch(h, extra):
-            return first(z) if first is not None and extra["block"] == ("input", 0) else h
-
-        patches = {"middle_patch": [middle_patch], "input_block_patch": [input_block_patch]}
-        return unet(z, t, context=context, transformer_options={"patches": patches})
-
-    return denoise
 
 
 class Loss(nn.Module):
@@ -70,7 +56,7 @@ def gligen_of(adapter: Adapter, unet: nn.Module) -> Gligen:
     """As it begins: its gates at 0, or its gated layers those of the adapter that it starts with."""
     first_conv = adapter.first_conv(unet.input_blocks[0][0])
     gligen = Gligen(
-        adapter.tokenizer, models.CONTEXT, blocks_of(unet),
+        adapter.tokenizer, CONTEXT, blocks_of(unet),
         first_conv=first_conv, kind=adapter.gligen_kind,
     )  # fmt: skip
     if adapter.start:
@@ -86,7 +72,6 @@ def train(name: str, steps: int) -> None:
     adapter = ADAPTERS[name]()
     torch.manual_seed(adapter.seed)
     unet, text = train_base.trained()
-    before = training.fingerprint([*unet.parameters(), *text.parameters()])
     adapter.prepare(text)
     gligen = gligen_of(adapter, unet)
     loss = graphed(Loss(adapter, gligen, unet, text), number(0))
@@ -96,19 +81,8 @@ def train(name: str, steps: int) -> None:
             open_gates(gligen, step / OPENING)
         return loss(number(WEIGHT * max(0.0, 1 - step / GUIDED)))
 
-    gates = FOLDER / "gates" / f"{name}.jsonl"
-    gates.parent.mkdir(exist_ok=True)
     file = RUN / f"{name}.pt"
-    if not file.exists():
-        gates.write_text("")
-
-    def every(step: int) -> None:
-        if step % 20 == 0 or step + 1 == steps:
-            with gates.open("a") as log:
-                print(json.dumps({"step": step, **training.gate_values(gligen)}), file=log)
-
-    fit(file, gligen, training.parameter_groups(gligen, 2e-3, 5e-3), step_loss, steps, every)
-    after = [*unet.parameters(), *text.parameters()]
-    if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
-        raise RuntimeError("The frozen base changed during training.")
+    every = gate_log(FOLDER / "gates" / f"{name}.jsonl", gligen, steps, anew=not file.exists())
+    with kept_frozen(unet, text):
+        fit(file, gligen, training.parameter_groups(gligen, 2e-3, 5e-3), step_loss, steps, every)
     save_weights(name, tensors_of(gligen))

@@ -6,12 +6,12 @@ from torch.nn import functional as F
 
 from ...gligen_ops.learning.fit import fit
 from ...gligen_ops.learning.training import DROP, Diffusion
+from ..models import all_words, text_encoder, words_alone
 from . import data, first_stage, models
 from .device import DEVICE, graphed, half, number
 from .stages import RUN, load_weights, save_weights
 
 BATCH = {"cuda": 256, "cpu": 64}[DEVICE.type]
-EMBEDDING = "text_model.embeddings.token_embedding.weight"
 LAYOUT = 0.4  # share of examples with so much noise that the layout is still open
 FROM = 400  # time step
 
@@ -51,7 +51,7 @@ def time_steps(count: int, share: float, low: int) -> Tensor:
 
 def train(steps: int) -> None:
     torch.manual_seed(1)
-    unet, text = models.unet().to(DEVICE), models.text_encoder().to(DEVICE)
+    unet, text = models.unet().to(DEVICE), text_encoder().to(DEVICE)
     loss = graphed(Loss(unet, text), number(0))
     modules = nn.ModuleDict({"unet": unet, "text": text})
     # One embedding of 49408 rows, of which this world's words use a hundred.
@@ -65,21 +65,17 @@ def train(steps: int) -> None:
 
 def save_text(text: nn.Module, vocabulary: list[int]) -> None:
     """Only the embedding rows of this world's words; any other word reads as the mean of those."""
-    tensors = text.state_dict()
-    tensors[EMBEDDING] = tensors[EMBEDDING][vocabulary]
+    tensors = words_alone(text.state_dict(), vocabulary)
     tensors.pop("text_projection.weight", None)
     save_weights("text", tensors, vocabulary=vocabulary)
 
 
 def trained() -> tuple[nn.Module, nn.Module]:
     """UNet and text encoder as they are in the files, frozen."""
-    unet, text = models.unet(), models.text_encoder()
+    unet, text = models.unet(), text_encoder()
     unet.load_state_dict(load_weights("unet", "cpu"))
-    tensors = load_weights("text", "cpu")
-    rows = tensors.pop(EMBEDDING)
-    table = rows.mean(0).repeat(len(text.text_model.embeddings.token_embedding.weight), 1)
-    table[data.vocabulary(data.Tokens())] = rows
-    text.load_state_dict({**tensors, EMBEDDING: table}, strict=False)
+    tensors = all_words(load_weights("text", "cpu"), data.vocabulary(data.Tokens()))
+    text.load_state_dict(tensors, strict=False)
     return tuple(model.to(DEVICE).eval().requires_grad_(False) for model in (unet, text))
 
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from ...gligen_ops.learning.fit import fit
 from ...gligen_ops.tokenizers.image_prompt import image_feature
-from . import data, models, train_base, world
+from ..models import CONTEXT, VISION, vision_encoder
+from . import data, train_base, world
 from .device import DEVICE, graphed, number
 from .stages import RUN, load_weights, save_weights
 
@@ -27,7 +28,7 @@ def pixels(picture: Tensor) -> Tensor:
     """uint8 [B, 128, 128, 3] as the host gives it to a CLIP vision model."""
     from comfy.clip_model import clip_preprocess
 
-    return clip_preprocess(picture.float() / 255, models.VISION["image_size"])
+    return clip_preprocess(picture.float() / 255, VISION["image_size"])
 
 
 class Loss(nn.Module):
@@ -36,7 +37,7 @@ class Loss(nn.Module):
     def __init__(self, vision: nn.Module, text: nn.Module):
         super().__init__()
         self.vision = vision
-        self.projection = nn.Linear(models.CONTEXT, models.CONTEXT, bias=False)
+        self.projection = nn.Linear(CONTEXT, CONTEXT, bias=False)
         self.scale = nn.Parameter(torch.tensor(2.3))
         scenes = pictures(data.COUNT // 4, seed=13)
         texts = [
@@ -60,7 +61,7 @@ class Loss(nn.Module):
 def train(steps: int) -> None:
     torch.manual_seed(12)
     text = train_base.trained()[1]
-    loss = Loss(models.vision_encoder(), text).to(DEVICE)
+    loss = Loss(vision_encoder(), text).to(DEVICE)
     groups = [{"params": list(loss.parameters()), "lr": 1.5e-3}]
     run = graphed(loss, number(0))
     fit(RUN / "vision.pt", loss, groups, lambda step: run(number(step)), steps)
@@ -72,7 +73,7 @@ def trained() -> tuple[nn.Module, Tensor]:
     """The vision model, and the text projection P_t [S, F]."""
     tensors = load_weights("vision")
     projection = tensors.pop(PROJECTION)
-    vision = models.vision_encoder().to(DEVICE)
+    vision = vision_encoder().to(DEVICE)
     vision.load_state_dict(tensors)
     return vision.eval().requires_grad_(False), projection
 

@@ -1,6 +1,5 @@
 """Gated layers and tokenizer of one GLIGEN on grounded scenes, over the frozen base."""
 
-import json
 from functools import partial
 
 import numpy as np
@@ -10,30 +9,17 @@ from torch import Tensor, nn
 from ...gligen_ops.files.checkpoint import build_gligen, checkpoint_of, state_dict_of, tensors_of
 from ...gligen_ops.layers.first_conv import FirstConv
 from ...gligen_ops.learning import training
-from ...gligen_ops.model import Block, Gligen, blocks_of
+from ...gligen_ops.model import Gligen, blocks_of
 from .. import models
 from . import data, train_base
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter, no_held_out
+from .frozen import denoiser, gate_log, kept_frozen
 from .guidance import OPENING, Example, learn
 from .stages import GATES, RUN, load_weights, save_weights
 
 BATCH = 64
 LATENT_SIZE = (16, 16)
-
-
-def denoiser(unet: nn.Module) -> training.Denoise:
-    def denoise(z, t, context, fuse, first):
-        def middle_patch(v, extra):
-            return fuse(v, Block(*extra["block"], extra["block_index"]), extra["n_heads"])
-
-        def input_block_patch(h, extra):
-            return first(z) if first is not None and extra["block"] == ("input", 0) else h
-
-        patches = {"middle_patch": [middle_patch], "input_block_patch": [input_block_patch]}
-        return unet(z, t, context=context, transformer_options={"patches": patches})
-
-    return denoise
 
 
 def extra(entities: list, first_conv: FirstConv) -> Tensor:
@@ -61,7 +47,6 @@ def train(name: str, steps: int) -> None:
     torch.manual_seed(2)
     adapter = ADAPTERS[name]()
     unet, text = (training.freeze(m) for m in train_base.trained())
-    before = training.fingerprint([*unet.parameters(), *text.parameters()])
     adapter.prepare(text)
     usable = np.array([i for i, scene in enumerate(adapter.scenes) if no_held_out(scene)])
     tokens = data.Tokens()
@@ -88,19 +73,8 @@ def train(name: str, steps: int) -> None:
         return batch, regions, torch.from_numpy(rng.integers(low, training.Diffusion.steps))
 
     file = RUN / f"{name}.pt"
-    gates = GATES / f"{name}.jsonl"
-    gates.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        gates.write_text("")
-
-    def every(step: int) -> None:
-        if step % 20 == 0 or step + 1 == steps:
-            with gates.open("a") as log:
-                print(json.dumps({"step": step, **training.gate_values(gligen)}), file=log)
-
+    every = gate_log(GATES / f"{name}.jsonl", gligen, steps, anew=not file.exists())
     opening = 0 if adapter.start else OPENING
-    learn(denoiser(unet), gligen, batches, null_context, file, steps, every, opening)
-    after = [*unet.parameters(), *text.parameters()]
-    if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
-        raise RuntimeError("The frozen base changed during training.")
+    with kept_frozen(unet, text):
+        learn(denoiser(unet), gligen, batches, null_context, file, steps, every, opening)
     save_weights(name, tensors_of(gligen))

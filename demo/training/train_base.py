@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from ...gligen_ops.learning.fit import fit
 from ...gligen_ops.learning.training import DROP, Diffusion
 from .. import models, world
+from ..models import all_words, words_alone
 from . import data, train_vae
 from .stages import RUN, load_weights, save_weights
 
 BATCH = 64
-EMBEDDING = "text_model.embeddings.token_embedding.weight"
 
 
 def train(steps: int) -> None:
@@ -46,8 +46,7 @@ def train(steps: int) -> None:
 
 def save_text(text: nn.Module, vocabulary: list[int]) -> None:
     """Only the embedding rows of this world's words; any other word reads as the mean of those."""
-    tensors = text.state_dict()
-    tensors[EMBEDDING] = tensors[EMBEDDING][vocabulary]
+    tensors = words_alone(text.state_dict(), vocabulary)
     tensors.pop("text_projection.weight", None)
     save_weights("text", tensors, vocabulary=vocabulary)
 
@@ -56,9 +55,6 @@ def trained() -> tuple[nn.Module, nn.Module]:
     """UNet and text encoder as they are in the files."""
     unet, text = models.unet(), models.text_encoder()
     unet.load_state_dict(load_weights("unet"))
-    tensors = load_weights("text")
-    rows = tensors.pop(EMBEDDING)
-    table = rows.mean(0).repeat(len(text.text_model.embeddings.token_embedding.weight), 1)
-    table[data.vocabulary(data.Tokens())] = rows
-    text.load_state_dict({**tensors, EMBEDDING: table}, strict=False)
+    tensors = all_words(load_weights("text"), data.vocabulary(data.Tokens()))
+    text.load_state_dict(tensors, strict=False)
     return unet, text

@@ -11,11 +11,12 @@ from ....gligen_ops.kinds import KINDS, Kind
 from ....gligen_ops.layers.first_conv import FirstConv
 from ....gligen_ops.learning.training import widened
 from ....gligen_ops.model import Gligen
-from .. import data, first_stage, models, world
+from ...models import CONTEXT
+from .. import data, first_stage, world
 from ..device import DEVICE
 from ..train_base import features_of
 
-WIDTH = models.CONTEXT
+WIDTH = CONTEXT
 HIDDEN = 96  # of the tokenizers' MLPs
 KEEP = 0.9  # share of a scene's things that are grounded: the rest come from the caption alone
 
