@@ -21,27 +21,18 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from . import pack
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("gligen_ops/**/*.py", "nodes/seam/*.py")
 LEFT_OUT = ("gligen_ops/learning/*",)
 HOST_TESTS = (
-    *(
-        "carrier",
-        "grounding",
-        "strengths",
-        "places",
-        "kept",
-        "inpaint",
-        "operations",
-        "new_kind",
-        "phrases",
-    ),
-    *("other_packs", "speed", "features", "architectures", "runs", "compiled", "groundings"),
-)
+    "carrier grounding strengths places kept inpaint operations new_kind phrases regions other_packs speed "
+    "features architectures runs compiled groundings"
+).split()
 """Those of the tests with the host that a fault in what all nodes share shows in, the quick ones first."""
 PATIENCE = 900  # seconds: a fault that makes the tests hang is noticed too
 LEFT_BEHIND = shutil.ignore_patterns(".git", "__pycache__", "output", "run")
-ANNOTATIONS = ("annassign", "tfpdef", "param", "funcdef")
 
 
 class Fault(NamedTuple):
@@ -82,11 +73,10 @@ def is_annotation(node) -> bool:
     """Whether a syntax node of parso's is of a type, which runs only where somebody asks."""
     while node.parent is not None:
         parent = node.parent
-        if parent.type in ANNOTATIONS and node is getattr(parent, "annotation", None):
-            return True
-        if parent.type == "annassign" and node is parent.children[1]:
-            return True
-        if parent.type == "tfpdef" and node is parent.children[-1]:
+        of_value = parent.type == "annassign" and node is parent.children[1]
+        of_parameter = parent.type == "tfpdef" and node is parent.children[-1]
+        of_result = parent.type == "funcdef" and node is parent.annotation
+        if of_value or of_parameter or of_result:
             return True
         node = parent
     return False
@@ -147,14 +137,7 @@ def tried(fault: Fault | None) -> Result:
 
 def warm_up() -> None:
     """Import what takes long, but none of the pack's own."""
-    path = os.environ["COMFYUI_PATH"]
-    sys.path.insert(0, path)
-    import comfy.options
-
-    comfy.options.enable_args_parsing(False)
-    from comfy.cli_args import args
-
-    args.cpu = True
+    pack.import_host("cpu")
     import comfy.samplers  # noqa: F401
     import diffusers  # noqa: F401
 
@@ -172,16 +155,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = chance.sample(places, min(arguments.count, len(places)))
     faults = [chance.choice(possible) for possible in chosen]
     warm_up()
-    results = []
+    ends: Counter[str] = Counter()
     with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
         asked = pool.imap_unordered(tried, [None, *faults])
         for result in tqdm(asked, total=len(faults) + 1, mininterval=5):
-            if result.fault is None and result.end != "survived":
-                sys.exit("error: the tests fail without a fault too: run `python3 dev.py test`.")
-            results.append(result)
-            if result.fault and result.end == "survived":
+            if result.fault is None:
+                if result.end != "survived":
+                    sys.exit(
+                        "error: the tests fail without a fault too: run `python3 dev.py test`."
+                    )
+                continue
+            ends[result.end] += 1
+            if result.end == "survived":
                 tqdm.write(f"\n{result.fault.file}:{result.fault.line}\n{result.diff}")
-    ends = Counter(result.end for result in results if result.fault)
     print(f"{len(places)} places; {len(faults)} faults: {dict(ends)}")
     print(f"noticed: {1 - ends['survived'] / max(1, len(faults)):.0%}")
 

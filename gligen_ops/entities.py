@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .errors import GligenError
 from .fitting import Size, middle, on_latent
 
 Point = tuple[float, float]
@@ -286,16 +285,3 @@ class Inpainting(Entity):
         if known.shape[-2:] != size:
             known = interpolate(known, size, mode="bilinear")
         return Inpainting(known, 1 - on_latent(1 - self.mask, size).ceil())
-
-
-def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
-    """The same boxes, cut to the image, or one GligenError that names every bad one."""
-    problems = []
-    for number, entity in enumerate(boxes, start=1):
-        reason = "its text is empty" if not entity.phrase.strip() else entity.box.problem()
-        if reason:
-            name = f" ({entity.phrase.strip()})" if entity.phrase.strip() else ""
-            problems.append(f"Box {number}{name}: {reason}.")
-    if problems:
-        raise GligenError("\n".join(problems))
-    return [replace(entity, box=entity.box.cut()) for entity in boxes]

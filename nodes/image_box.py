@@ -1,11 +1,12 @@
 import folder_paths
 from comfy_api.latest import io
 
-from ..gligen_ops.entities import Box, BoxEntity, PhraseBox, check_boxes
+from ..gligen_ops.entities import Box, BoxEntity, PhraseBox
 from ..gligen_ops.errors import GligenError
 from ..gligen_ops.tokenizers.text_image import TextImageTokenizer
 from .encoders.phrases import phrase_features
 from .encoders.pictures import CLIPS_OWN, image_feature
+from .layouts.boxes import check_boxes
 from .layouts.inputs import box_inputs, conditioning, strength
 from .seam.conditioning import ground
 from .seam.gligens import need

@@ -8,10 +8,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
 from torch import Tensor
 
-from ...gligen_ops.entities import BoxEntity, PhraseBox, check_boxes
+from ...gligen_ops.entities import BoxEntity, PhraseBox
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.tokenizers.box import BoxTokenizer
 from ...gligen_ops.tokenizers.text_image import TextImageTokenizer
+from ..layouts.boxes import check_boxes
 from ..layouts.problems import Problems, short
 from ..seam.conditioning import Conditioning, by_entity, ground
 from ..seam.gligens import need

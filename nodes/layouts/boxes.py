@@ -37,6 +37,19 @@ def gather_frames(
     return frames
 
 
+def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
+    """The same boxes, cut to the image, or one GligenError that names every bad one."""
+    checked, problems = [], Problems()
+    for number, entity in enumerate(boxes, start=1):
+        phrase = entity.phrase.strip()
+        with problems.at(f"Box {number} ({phrase})" if phrase else f"Box {number}"):
+            if not phrase:
+                raise GligenError("its text is empty.")
+            checked.append(replace(entity, box=cut(entity.box)))
+    problems.refuse()
+    return checked
+
+
 def _gather(text: str, link: Any, width: int, height: int, spare_phrases: bool) -> list[PhraseBox]:
     in_text, in_link = Problems(), Problems()
     if text.lstrip()[:1] in ("[", "{"):

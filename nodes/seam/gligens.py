@@ -15,10 +15,10 @@ from ...gligen_ops.entities import Box, BoxEntity, Entity
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.files.checkpoint import Checkpoint, build_gligen, read_gligen, state_dict_of
 from ...gligen_ops.kinds import kinds_of
+from ...gligen_ops.layers.gated_self_attention import GatedLayer
 from ...gligen_ops.model import Block, Gligen
 from ...gligen_ops.tokenizers.box import BoxTokenizer
 from .operations import Operations, attention_of
-from .unet import layer_of
 
 Patch = Callable[[Tensor, dict], Tensor]
 """Visual tokens [B, N, C] and what the host tells a patch → the same tokens, grounded."""
@@ -35,6 +35,7 @@ SD = {
 }
 """The transformer blocks of SD 1.x and 2.x in the order in which they run, and how often the width of the
 first goes into theirs."""
+LOAD_ANOTHER = "Load the GLIGEN file that was trained for this base model."
 _loaded: "weakref.WeakValueDictionary[tuple, LoadedGligen]" = weakref.WeakValueDictionary()
 """By file: a file that is loaded twice is one model."""
 _adopted: "weakref.WeakKeyDictionary[nn.Module, LoadedGligen]" = weakref.WeakKeyDictionary()
@@ -77,7 +78,7 @@ class LoadedGligen(nn.Module):
         tokens = self.tokens(boxes, device)
 
         def patch(v, extra):
-            layer = layer_of(self, extra, v.shape[-1])
+            layer = self.layer_of(extra, v.shape[-1])
             keys = layer.keys(tokens.to(v.dtype).expand(len(v), -1, -1))
             gates = tuple(gate.to(v.device) for gate in layer.gates())
             grid = tuple(extra["activations_shape"][-2:])
@@ -91,6 +92,19 @@ class LoadedGligen(nn.Module):
             "conditioning: it carries boxes for each frame, which ComfyUI by itself does not pass on. Put a "
             "GLIGEN β Schedule node between the model and the sampler, or use the GLIGEN KSampler."
         )
+
+    def layer_of(self, extra: dict, width: int) -> GatedLayer:
+        """The gated layer for the block of the UNet, of this width, that a patch was called in. Raises
+        GligenError where there is none."""
+        number = ("transformer", extra["transformer_index"]) if self.by_order else extra["block"]
+        block = Block(*number, extra["block_index"])
+        if self.net.widths.get(block) != width:
+            raise GligenError(
+                f"gligen: {self.name} does not fit the model. It has gated layers for "
+                f"{outline(self.net.widths)}, and none for the model's block {block} of width {width}. "
+                f"{LOAD_ANOTHER}"
+            )
+        return self.net.layer(block)
 
     def has_weights_of(self, other: "LoadedGligen") -> bool:
         """Whether both are of one file, by the weights of the tokenizers and by the gates."""
@@ -206,3 +220,11 @@ def host_box(param: tuple, height: float, width: float) -> BoxEntity:
     feature, h, w, y, x = param
     box = Box(x / width, y / height, (x + w) / width, (y + h) / height)
     return BoxEntity(box, text=feature.reshape(-1).float())
+
+
+def outline(widths: dict[Block, int]) -> str:
+    values = list(widths.values())
+    counts = {w: values.count(w) for w in dict.fromkeys(values)}
+    return (
+        f"{len(values)} blocks (" + ", ".join(f"{n} of width {w}" for w, n in counts.items()) + ")"
+    )

@@ -11,7 +11,6 @@ from ...gligen_ops.layers.gated_self_attention import GroundingKeys
 from .gligens import LoadedGligen
 from .groundings import Grounding
 from .tags import Row
-from .unet import layer_of
 
 Prepared = tuple[torch.nn.Module, GroundingKeys, tuple[Tensor, Tensor]]
 """A gated layer, its keys of each row, and its gates."""
@@ -78,7 +77,7 @@ class Grounder:
         """Gated layer, keys and gates for the block that a patch was called in, with visual tokens v."""
         block = (*extra["block"], extra["block_index"], v.dtype)
         if block not in self.layers:
-            layer = layer_of(self.gligen, extra, v.shape[-1])
+            layer = self.gligen.layer_of(extra, v.shape[-1])
             key, value, query, _ = layer.keys(self._tokens.to(v.dtype))
             bias = None if self._bias is None else self._bias.to(v.dtype)
             keys = (None if t is None else t[self._index] for t in (key, value, query, bias))

@@ -180,8 +180,9 @@ class Run:
             found = [(c, g) for c in active for g in c.groundings if g.gligen is gligen]
             found = [pair for pair in found if pair[0].positive] or found
             there = [pair for pair in found if region is not None and pair[0].area.covers(region)]
-            area = min((c.area for c, _ in there or found), key=lambda a: a.width * a.height)
-            chosen = [g for c, g in there or found if c.area == area]
+            nearest = there or found
+            area = min((c.area for c, _ in nearest), key=lambda a: a.width * a.height)
+            chosen = [g for c, g in nearest if c.area == area]
             same = self.settings.negative == "same"
             entries = tuple(dict.fromkeys(e for g in chosen for e in g.entries)) if same else ()
             gligen.check_count(len(entries))

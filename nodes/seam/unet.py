@@ -1,35 +1,14 @@
-"""Whether a GLIGEN was trained for the host's UNet, and which of its layers belongs to a block."""
-
-from typing import TYPE_CHECKING
+"""Whether a GLIGEN was trained for the host's UNet."""
 
 from comfy.model_patcher import ModelPatcher
 
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.layers.first_conv import LATENT
-from ...gligen_ops.layers.gated_self_attention import GatedLayer
-from ...gligen_ops.model import Block, blocks_of
-
-if TYPE_CHECKING:
-    from .gligens import LoadedGligen
-
-LOAD_ANOTHER = "Load the GLIGEN file that was trained for this base model."
+from ...gligen_ops.model import blocks_of
+from .gligens import LOAD_ANOTHER, LoadedGligen, outline
 
 
-def layer_of(gligen: "LoadedGligen", extra: dict, width: int) -> GatedLayer:
-    """The gated layer for the block of the UNet, of this width, that a patch was called in. Raises
-    GligenError where the GLIGEN has none."""
-    number = ("transformer", extra["transformer_index"]) if gligen.by_order else extra["block"]
-    block = Block(*number, extra["block_index"])
-    if gligen.net.widths.get(block) != width:
-        raise GligenError(
-            f"gligen: {gligen.name} does not fit the model. It has gated layers for "
-            f"{outline(gligen.net.widths)}, and none for the model's block {block} of width {width}. "
-            f"{LOAD_ANOTHER}"
-        )
-    return gligen.net.layer(block)
-
-
-def check_fit(model: ModelPatcher, gligen: "LoadedGligen") -> None:
+def check_fit(model: ModelPatcher, gligen: LoadedGligen) -> None:
     """Raises GligenError, naming both, where the GLIGEN was not trained for this UNet's shape."""
     unet = model.model.diffusion_model
     base = type(model.model.model_config).__name__
@@ -50,11 +29,3 @@ def check_fit(model: ModelPatcher, gligen: "LoadedGligen") -> None:
             f"an ordinary model of {LATENT} channels, and this one ({base}) has {unet.in_channels}: it "
             "is an inpainting or editing model. Load the ordinary one."
         )
-
-
-def outline(widths: dict[Block, int]) -> str:
-    values = list(widths.values())
-    counts = {w: values.count(w) for w in dict.fromkeys(values)}
-    return (
-        f"{len(values)} blocks (" + ", ".join(f"{n} of width {w}" for w, n in counts.items()) + ")"
-    )
