@@ -38,7 +38,7 @@ def painted(adapter: Boxes | Images, at: Tensor) -> Examples:
     """Examples in which the first thing, and others by chance, are to be painted."""
     name = adapter.scenes.name[at]
     kept = kept_of(name, PAINTED)
-    kept[:, 0] = 1
+    kept[:, 0].fill_(1)
     known = 1 - touched(adapter.scenes.box[at] * kept[..., None], adapter.latents.shape[-1])
     known = torch.cat([adapter.latents[at] * known, known], dim=1)
     return adapter.boxed(at, kept)._replace(extra=lambda conv: known)

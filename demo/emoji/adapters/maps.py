@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from ....gligen_ops.tokenizers.maps import CLASSES, MapTokenizer, SemanticMapTokenizer
 from .. import maps
@@ -78,4 +77,5 @@ class Semantic(Map):
         return SemanticMapTokenizer(FEATURES, WIDTH, TOKENS, hidden=HIDDEN)
 
     def maps(self, at):
-        return one_hot(maps.classes(self.scenes, at), CLASSES).movedim(-1, 1).float()
+        every = torch.arange(CLASSES, device=DEVICE).view(-1, 1, 1)
+        return (maps.classes(self.scenes, at)[:, None] == every).float()
