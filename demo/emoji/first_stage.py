@@ -17,7 +17,7 @@ from ...gligen_ops.learning.fit import fit
 from ..models import LATENT_SCALE
 from . import data, models
 from .device import DEVICE, graphed, half, number
-from .stages import RUN, load_weights, save_weights
+from .stages import RUN, WEIGHTS, load_weights, save_weights
 
 BATCH = {"cuda": 64, "cpu": 4}[DEVICE.type]
 NOISE = 0.15  # the most that a decoder's latents are off by while it learns
@@ -40,14 +40,18 @@ def patches(picture: Tensor) -> Tensor:
 
 
 def basis() -> Basis:
-    file = RUN / "basis.pt"
-    if not file.exists():
-        x = patches(data.scenes("mixed").picture[:SAMPLE]).flatten(0, 2).double().cpu()
-        variance, directions = torch.linalg.eigh(torch.cov(x.T))
-        variance, directions = variance[-4:].flip(0), directions[:, -4:].flip(1)
-        directions = directions * directions.sum(0).sign()
-        torch.save([x.mean(0).float(), (directions / variance.sqrt()).float()], file)
-    return Basis(*(t.to(DEVICE) for t in torch.load(file, weights_only=True)))
+    """As in its file: what is trained on its latents fits no other."""
+    if not (WEIGHTS / "basis.safetensors").exists():
+        save_weights("basis", found_basis()._asdict(), dtype=torch.float32)
+    return Basis(**load_weights("basis"))
+
+
+def found_basis() -> Basis:
+    x = patches(data.scenes("mixed").picture[:SAMPLE]).flatten(0, 2).double().cpu()
+    variance, directions = torch.linalg.eigh(torch.cov(x.T))
+    variance, directions = variance[-4:].flip(0), directions[:, -4:].flip(1)
+    directions = directions * directions.sum(0).sign()
+    return Basis(x.mean(0).float(), (directions / variance.sqrt()).float())
 
 
 def latents(scenes: data.Scenes) -> Tensor:
