@@ -74,8 +74,8 @@ def mask_of_boxes(conditioning, size: tuple[int, int]) -> Tensor:
     mask = torch.stack(masks)
     if not mask.any():
         raise GligenError(
-            "conditioning: it has no GLIGEN boxes, so there is nothing to paint. Put this node after the "
-            "box nodes, or connect a mask."
+            "conditioning: it has no GLIGEN boxes of a strength above 0, so there is nothing to paint. Put "
+            "this node after the box nodes, or connect a mask."
         )
     return mask
 

@@ -1,5 +1,8 @@
 """Shows what a conditioning grounds."""
 
+from collections import Counter
+from dataclasses import replace
+
 import torch
 from comfy_api.latest import io, ui
 
@@ -54,6 +57,19 @@ class GligenPreview(io.ComfyNode):
             named = list(dict.fromkeys((e.label(), e.sketch()) for e in entities))
             picture = draw_lines(to_picture(one), [s for _, s in named if s.lines or s.dots])
             boxes = [PhraseBox(label, sketch.box) for label, sketch in named if sketch.box]
-            pictures.append(from_picture(draw_boxes(picture, boxes)))
+            pictures.append(from_picture(draw_boxes(picture, told_apart(boxes))))
         drawn = torch.stack(pictures)
         return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
+
+
+def told_apart(boxes: list[PhraseBox]) -> list[PhraseBox]:
+    """The boxes, those of the same name with numbers behind it."""
+    count = Counter(box.phrase for box in boxes)
+    number: Counter[str] = Counter()
+    named = []
+    for box in boxes:
+        number[box.phrase] += 1
+        several = box.phrase and count[box.phrase] > 1
+        name = f"{box.phrase} {number[box.phrase]}" if several else box.phrase
+        named.append(replace(box, phrase=name))
+    return named

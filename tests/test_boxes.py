@@ -5,7 +5,7 @@ import json
 import pytest
 from gligen_pack.gligen_ops.entities import Box, PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
-from gligen_pack.nodes.layouts.boxes import gather_frames
+from gligen_pack.nodes.layouts.boxes import check_boxes, gather_frames
 
 
 def gather_boxes(*args):
@@ -85,6 +85,37 @@ def test_every_bad_line_is_named():
         'Line 9 ("a bee: 0.1, 0.2, 0, 0.4"): its width and height must be above 0',
     ]:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    "numbers, told",
+    [
+        ("5%, 10%, 35%, 35%", "not a number: 5%, 10%, 35%, 35%"),
+        ("0.1; 0.1; 0.3; 0.3", "not a number: 0.1;, 0.1;, 0.3;"),
+        ("x=0.1 y=0.1 w=0.3 h=0.3", "not a number: x=0.1, y=0.1"),
+        (
+            "0,1, 0,1, 0,3, 0,3",
+            "it has 8 numbers after its last colon, expected 4. Write 0.1, not 0,1",
+        ),
+        ("5, 10, 35, 35", "outside of the image"),
+    ],
+)
+def test_boxes_in_another_notation_are_told_with_the_right_one(numbers, told):
+    message = message_of(boxes_from_text, f"a cat: {numbers}")
+    assert told in message and "5% is 0.05; pixels divided by" in message
+
+
+@pytest.mark.parametrize(
+    "text", ["a cat: 0.1, 0.1, 0.5, 0.5", "a cat: [0.1 0.1 0.5 0.5]", "a cat: 10%; 10%; 50%; 50%"]
+)
+def test_a_line_of_many_boxes_is_no_phrase_of_one(text):
+    message = message_of(check_boxes, [PhraseBox(text, CAT.box)])
+    assert "ends in numbers" in message and "GLIGEN Text Boxes" in message
+
+
+@pytest.mark.parametrize("text", ["a poster: 16:9", "a clock: 12", "route 66", "a: b, c, d, e"])
+def test_a_phrase_may_have_numbers(text):
+    assert check_boxes([PhraseBox(text, CAT.box)]) == [PhraseBox(text, CAT.box)]
 
 
 @pytest.mark.parametrize("key", ["phrase", "text", "label", "desc"])

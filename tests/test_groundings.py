@@ -491,8 +491,13 @@ def test_nothing_to_paint_is_told(p):
         inpainted(p, "text box", to=p.positive)
 
 
+def test_a_box_that_is_off_is_not_painted(p):
+    with pytest.raises(GligenError, match="no GLIGEN boxes of a strength above 0"):
+        inpainted(p, "text box", to=p.text(strength=0.0))
+
+
 def test_an_inpainting_model_without_a_picture_is_told(p):
-    with pytest.raises(GligenError, match="add a GLIGEN Inpaint node"):
+    with pytest.raises(GligenError, match="add a GLIGEN Inpaint node, linked to this same model"):
         small.sample(p.schedule(), p.text(kind="text box inpainting"), p.negative, steps=1)
 
 

@@ -99,12 +99,21 @@ def test_json_is_openposes_or_lists_of_points():
     "value, text, told",
     [
         (None, "  ", "connect a pose"),
-        (None, '{"people": [', "line 1, column"),
+        (None, '{"people": [', r"line 1, column 13: .* a list of people, each a list of points"),
+        (None, "[[[0,5, 0,1]]", "line 1, column"),
+        (None, '{"persons": [[]]}', '"people" is missing. It has: persons'),
+        (
+            None,
+            '{"people": [{"points": [1, 2]}]}',
+            'person 1: "pose_keypoints_2d" is missing.*points',
+        ),
+        (None, json.dumps([[[0.5, 0.5]] * 16]), "person 1: it has 16 points; expected 17"),
+        (None, json.dumps([[[50, 40]] * 17]), "reach up to 50, so they are no fractions"),
         ([frame()], "", "no person in it"),
         ([frame([0.0] * 54)], "", "no person in it"),
-        ([frame([0.5] * 12)], "", r"person 1: it has 12 numbers; expected .* 17 \(COCO\), 18"),
+        ([frame([0.5] * 12)], "", r"person 1: it has 12 numbers; expected 17 \(COCO\), 18"),
         ([frame(*[flat(OPENPOSE)] * 9)], "", "there are 9 people, and GLIGEN grounds at most 8"),
-        ([frame(flat(OPENPOSE, (640, 480)))], "", "in pixels, up to .*canvas_width"),
+        ([frame(flat(OPENPOSE, (640, 480)))], "", "no fractions, and canvas_width"),
         ([frame(7)], "", "person 1: expected a list of points, got int"),
         ({"people": 7}, "", "expected a list of people, got int"),
     ],
@@ -112,6 +121,18 @@ def test_json_is_openposes_or_lists_of_points():
 def test_a_pose_that_cannot_be_used_is_refused_with_the_reason(value, text, told):
     with pytest.raises(GligenError, match=told):
         poses(value, text, 0.3)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_one_person_needs_no_list_around_it(size):
+    points = [[*PLACES[name], 1.0][:size] for name in COCO]
+    flat_numbers = [value for point in points for value in (*point, 1.0)[:3]]
+    for one in (points, flat_numbers):
+        ((found,),) = read(None, json.dumps(one))
+        assert torch.allclose(found, expected(), atol=1e-6)
+    with pytest.raises(GligenError, match="person 1: it has 16 points") as error:
+        poses(None, json.dumps(points[:16]), 0.3)
+    assert "person 2" not in str(error.value)
 
 
 def test_all_that_is_wrong_with_a_pose_is_told_at_once_with_its_frame():

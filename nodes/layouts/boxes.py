@@ -10,17 +10,20 @@ from ...gligen_ops.errors import GligenError
 from .linked_boxes import SIZES, cut, each_box, four_numbers, frames_of, phrase_of, read_link
 from .problems import Problems, short
 
+FRACTIONS = "in fractions of the image from 0 to 1 (5% is 0.05; pixels divided by the image's width or height)"
 LINE_HELP = (
-    "Write one box a line as phrase: x, y, width, height, in fractions of the image from 0 to 1 "
+    f"Write one box a line as phrase: x, y, width, height, {FRACTIONS}, "
     "with a decimal point, for example: a red star: 0.1, 0.2, 0.3, 0.4"
 )
 JSON_HELP = (
-    "Write fractions of the image from 0 to 1, for example: "
+    f"Write numbers {FRACTIONS}, for example: "
     '[{"phrase": "a red star", "x": 0.1, "y": 0.2, "width": 0.3, "height": 0.4}]'
 )
 Named = tuple[str, str]
 """The place of a phrase in the text, for messages, and the phrase."""
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+NUMBERED = re.compile(r":\s*[\[(]?(-?[0-9.]+%?[\s,;]+){3}-?[0-9.]+%?[\])]?$")
+"""A phrase with a box behind it."""
 
 
 def gather_frames(
@@ -45,6 +48,11 @@ def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
         with problems.at(f"Box {number} ({phrase})" if phrase else f"Box {number}"):
             if not phrase:
                 raise GligenError("its text is empty.")
+            if NUMBERED.search(phrase):
+                raise GligenError(
+                    "its text ends in numbers. Give them to x, y, width and height, or type the whole "
+                    "line in GLIGEN Text Boxes."
+                )
             checked.append(replace(entity, box=cut(entity.box)))
     problems.refuse()
     return checked
@@ -106,12 +114,13 @@ def _read_line(line: str) -> PhraseBox | None:
         if len(words) > 4 and not set(wrong) & set(words[-4:]):
             raise GligenError("a colon is missing between the phrase and its numbers.")
         return None
-    if len(words) - len(wrong) < 2:
+    if sum(any(map(str.isdigit, word)) for word in words) < 2:
         return None
     if wrong:
         raise GligenError(f"not a number: {', '.join(map(short, wrong))}.")
     if len(words) != 4:
-        raise GligenError(f"it has {len(words)} numbers after its last colon, expected 4.")
+        comma = " Write 0.1, not 0,1." if len(words) == 8 else ""
+        raise GligenError(f"it has {len(words)} numbers after its last colon, expected 4.{comma}")
     return _typed_box(phrase, [float(word) for word in words])
 
 

@@ -2,6 +2,8 @@
 
 from comfy_api.latest import io
 
+from ...gligen_ops.entities import OVERHANG
+
 
 def conditioning() -> io.Input:
     return io.Conditioning.Input(
@@ -13,16 +15,16 @@ def pixels(name: str, least: int, tooltip: str) -> io.Int.Input:
     return io.Int.Input(name, default=512, min=least, max=16384, tooltip=tooltip)
 
 
-def share(name: str, default: float, tooltip: str) -> io.Float.Input:
+def share(name: str, default: float, tooltip: str, least: float = 0.0) -> io.Float.Input:
     return io.Float.Input(
-        name, default=default, min=0.0, max=1.0, step=0.01, round=0.0001, tooltip=tooltip
+        name, default=default, min=least, max=1.0, step=0.01, round=0.0001, tooltip=tooltip
     )
 
 
 def box_inputs() -> list[io.Input]:
     return [
-        share("x", 0.25, "Left edge, as a share of the image's width: 0 left, 1 right."),
-        share("y", 0.25, "Top edge, as a share of the image's height: 0 top, 1 bottom."),
+        share("x", 0.25, "Left edge, as a share of the image's width: 0 left, 1 right.", -OVERHANG),
+        share("y", 0.25, "Top edge, as a share of the image's height: 0 top, 1 bottom.", -OVERHANG),
         share("width", 0.5, "Width of the box, as a share of the image's width."),
         share("height", 0.5, "Height of the box, as a share of the image's height."),
     ]

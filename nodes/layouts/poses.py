@@ -14,7 +14,7 @@ import torch
 from ...gligen_ops.entities import Pose
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.tokenizers.keypoints import PERSONS, POINTS
-from .problems import Problems
+from .problems import Problems, short
 
 # Where each of COCO's points is: nose, then eye, ear, shoulder, elbow, wrist, hip, knee and ankle, of
 # each the left before the right.
@@ -24,8 +24,14 @@ FROM = {
     25: [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11],  # OpenPose BODY_25
 }
 ORDERS = "17 (COCO), 18 (OpenPose) or 25 (OpenPose BODY_25)"
+JSON_HELP = (
+    "Write OpenPose's JSON, or a list of people, each a list of points as [x, y] from 0 to 1: "
+    "[[[0.5, 0.1], [0.52, 0.08], …]]"
+)
 LARGEST_FRACTION = 2.0
 """A point of a picture in pixels is further from the corner than this, one in fractions is not."""
+KEYS = {"people": "people", "pose_keypoints_2d": "keypoints_2d"}
+"""What is looked for in OpenPose's JSON: a part of one of the names that are there, else it is not that."""
 Point = tuple[float, float] | None
 
 
@@ -54,18 +60,21 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise GligenError(
-            f"json: it stops making sense at line {error.lineno}, column {error.colno}: {error.msg}."
+            f"json: it stops making sense at line {error.lineno}, column {error.colno}: {error.msg}. "
+            f"{JSON_HELP}"
         ) from error
 
 
 def _frame(frame: Any, confidence: float, problems: Problems) -> list[Pose]:
     canvas, people = None, frame
     if isinstance(frame, dict):
-        people = frame.get("people") or []
+        people = _value(frame, "people") or []
         size = [frame.get("canvas_width"), frame.get("canvas_height")]
         canvas = size if all(_is_number(s) and s > 0 for s in size) else None
     if not isinstance(people, list | tuple):
         raise GligenError(f"expected a list of people, got {type(people).__name__}.")
+    if _is_person(people):
+        people = [people]
     persons = []
     for number, person in enumerate(people, start=1):
         with problems.at(f"person {number}"):
@@ -82,7 +91,7 @@ def _frame(frame: Any, confidence: float, problems: Problems) -> list[Pose]:
 def _points(person: Any, confidence: float) -> list[Point]:
     """COCO's 17 points of a person, None where missing; none at all where no person is."""
     if isinstance(person, dict):
-        person = person.get("pose_keypoints_2d")
+        person = _value(person, "pose_keypoints_2d")
     if person is None:
         return []
     if not isinstance(person, list | tuple):
@@ -93,8 +102,9 @@ def _points(person: Any, confidence: float) -> list[Point]:
     if not rows:
         return []
     if len(rows) not in FROM or any(row is not None and len(row) not in (2, 3) for row in rows):
+        what = "points" if len(rows) == len(person) else "numbers"
         raise GligenError(
-            f"it has {len(person)} numbers; expected x, y and score of {ORDERS} points."
+            f"it has {len(person)} {what}; expected {ORDERS} points, each x and y, or x, y and score."
         )
     return [_point(rows[i], confidence) for i in FROM[len(rows)]]
 
@@ -113,8 +123,9 @@ def _in_fractions(persons: list[list[Point]], canvas: list | None) -> list[Pose]
     scale = canvas if largest > LARGEST_FRACTION else (1.0, 1.0)
     if scale is None:
         raise GligenError(
-            f"the points are in pixels, up to {largest:g}, but canvas_width and canvas_height are missing: "
-            "write them beside people, or give fractions from 0 to 1."
+            f"the points reach up to {largest:g}, so they are no fractions, and canvas_width and "
+            "canvas_height are missing: give fractions from 0 to 1, or pixels as OpenPose's JSON, which "
+            "has both beside people."
         )
     found = []
     for person in persons:
@@ -127,6 +138,23 @@ def _in_fractions(persons: list[list[Point]], canvas: list | None) -> list[Pose]
         if points.any():
             found.append(Pose(points))
     return found
+
+
+def _value(mapping: dict, key: str) -> Any:
+    """What OpenPose's JSON has under this key. Raises GligenError for the keys of another format."""
+    if mapping and not any(KEYS[key] in name for name in map(str, mapping)):
+        found = ", ".join(map(str, mapping))
+        raise GligenError(f'"{key}" is missing. It has: {short(found)}.')
+    return mapping.get(key)
+
+
+def _is_person(people: list | tuple) -> bool:
+    """Whether what should be people are the points, or the numbers, of one."""
+    return any(
+        _is_number(row)
+        or (isinstance(row, list | tuple) and len(row) in (2, 3) and all(map(_is_number, row)))
+        for row in people
+    )
 
 
 def _is_number(value: Any) -> bool:

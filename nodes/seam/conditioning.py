@@ -115,11 +115,12 @@ def area_of(cond: dict, size: Size) -> Box:
 
 
 def entities_in(conditioning: Conditioning, size: Size, picture: int) -> Iterator[Entity]:
-    """The entities that a CONDITIONING grounds in a picture whose latent has this size, placed in it."""
+    """The entities that a CONDITIONING grounds in a picture whose latent has this size, placed in it. What
+    has the strength 0 is off."""
     for _, cond in conditioning:
         area = area_of(cond, size)
         for entry in entries_of(cond, size):
-            entity = entry.at(picture)
+            entity = entry.at(picture) if entry.strength > 0 else None
             if entity is not None:
                 yield entity.placed_in(area) if entity.of_area else entity
 

@@ -175,7 +175,7 @@ def need(patcher: ModelPatcher, *tokenizers: type[nn.Module]) -> LoadedGligen:
         wanted = " or ".join(f"{kind.name} ({kind.official})" for kind in kinds_of(*tokenizers))
         raise GligenError(
             f"gligen: {loaded.name} is a {loaded.net.kind} model, and this node needs another kind: "
-            f"{wanted}. Choose such a file in the GLIGEN Model Loader."
+            f"{wanted}. Choose such a file in the GLIGEN Model Loader, or this kind in the GLIGEN Demo Model."
         )
     return loaded
 

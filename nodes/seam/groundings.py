@@ -62,6 +62,6 @@ def _grounding(gligen: LoadedGligen, entries: list[Entry], area: Box) -> Groundi
     elif channels is None:
         raise GligenError(
             f"gligen: {gligen.name} is a {gligen.net.kind.name} model and needs the picture that is to be "
-            "painted into: add a GLIGEN Inpaint node with this model."
+            "painted into: add a GLIGEN Inpaint node, linked to this same model as the boxes are."
         )
     return Grounding(gligen, tokenized, channels, max(e.strength for e in entries), area)
