@@ -43,7 +43,8 @@ class GligenImageBox(io.ComfyNode):
                 ),
                 io.String.Input(
                     "text", default="",
-                    tooltip="What it is, where use is 'text and image': a short phrase. Not read with another use.",
+                    tooltip="What it is, where use is 'text and image': a short phrase. Not read with "
+                    "another use.",
                 ),
                 *box_inputs(),
                 io.Combo.Input(

@@ -227,6 +227,6 @@ def test_preview_numbers_boxes_of_one_name_and_leaves_out_what_is_off(rig):
     positive = rig.text_box("a cat", *boxes[0], to=rig.text_box("a cat", *boxes[1]))
     positive = rig.text_box("a dog", 0.1, 0.6, 0.8, 0.3, to=positive, strength=0.0)
     (drawn,) = rig.node("GligenPreview", conditioning=positive, width=256, height=256)
-    expected = [PhraseBox(f"a cat {n}", Box.from_size(*b)) for n, b in zip((1, 2), boxes[::-1])]
+    expected = [PhraseBox(f"a cat {n}", Box.from_size(*b)) for n, b in enumerate(boxes[::-1], 1)]
     grey = Image.new("RGB", (256, 256), (128, 128, 128))
     assert torch.equal(drawn[0], from_picture(draw_boxes(grey, expected)))
