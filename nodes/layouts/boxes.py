@@ -10,7 +10,7 @@ from ...gligen_ops.errors import GligenError
 from .linked_boxes import SIZES, cut, each_box, four_numbers, frames_of, phrase_of, read_link
 from .problems import Problems, short
 
-FRACTIONS = "in fractions of the image from 0 to 1 (5% is 0.05; pixels divided by the image's width or height)"
+FRACTIONS = "in fractions of the image from 0 to 1 (5% is 0.05; pixels divided by the image's size)"
 LINE_HELP = (
     f"Write one box a line as phrase: x, y, width, height, {FRACTIONS}, "
     "with a decimal point, for example: a red star: 0.1, 0.2, 0.3, 0.4"
