@@ -17,10 +17,11 @@ from .device import DEVICE, graphed, half, number
 from .stages import FOLDER, RUN, load_weights, save_weights
 
 CPU_BATCH = 32
-GUIDED = 800  # steps
-WEIGHT = 0.02  # of the guidance at their start
-LAYOUT = 0.6  # share of examples with much noise, where layout is decided
-FROM = 500  # time step
+HELD = 800  # steps in which the gates stay open, whatever they would do
+GUIDED = 1500  # steps
+WEIGHT = 0.05  # of the guidance at their start
+LAYOUT = 0.85  # share of examples with so much noise that the layout is still open
+FROM = 400  # time step
 
 
 class Loss(nn.Module):
@@ -77,8 +78,8 @@ def train(name: str, steps: int) -> None:
     loss = graphed(Loss(adapter, gligen, unet, text), number(0))
 
     def step_loss(step: int) -> Tensor:
-        if not adapter.start and step <= OPENING:
-            open_gates(gligen, step / OPENING)
+        if not adapter.start and step <= HELD:
+            open_gates(gligen, min(1.0, step / OPENING))
         return loss(number(WEIGHT * max(0.0, 1 - step / GUIDED)))
 
     file = RUN / f"{name}.pt"

@@ -19,6 +19,7 @@ from ..train_base import features_of
 WIDTH = CONTEXT
 HIDDEN = 96  # of the tokenizers' MLPs
 KEEP = 0.9  # share of a scene's things that are grounded: the rest come from the caption alone
+SILENT = 0.4  # share of examples without a caption, in which the tokens alone say what is there
 
 
 class Examples(NamedTuple):
@@ -42,6 +43,7 @@ class Adapter(ABC):
 
     def __init__(self):
         self.tokenizer = self.new_tokenizer()
+        self.null = data.Tokens()([""]).to(DEVICE)
 
     @abstractmethod
     def new_tokenizer(self) -> nn.Module: ...
@@ -69,11 +71,12 @@ class Adapter(ABC):
         return None if extra is None else widened(base, extra(operations=nn))
 
     def captions(self, at: Tensor, plain: Tensor | None = None) -> Tensor:
-        """Of the scenes, each one of those that it has; the last where `plain`, [B]."""
+        """Of the scenes, each one of those that it has or none; the last where `plain`, [B]."""
         picked = torch.randint(data.CAPTIONS, at.shape, device=DEVICE)
         if plain is not None:
             picked = torch.where(plain, data.CAPTIONS - 1, picked)
-        return self.scenes.caption[at, picked]
+        silent = torch.rand(len(at), 1, device=DEVICE) < SILENT
+        return torch.where(silent, self.null, self.scenes.caption[at, picked])
 
 
 class Phrases:

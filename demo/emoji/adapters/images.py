@@ -5,13 +5,12 @@ import torch
 from torch import Tensor
 
 from ....gligen_ops.tokenizers.text_image import SLOTS, TextImageTokenizer
-from .. import data, train_vision
+from .. import train_vision
 from ..device import DEVICE, constant
 from .adapter import HIDDEN, WIDTH, Adapter, Examples, Phrases, in_slots, kept_of
 
 STYLE = (0.0, 1.0, 0.0, 1.0)  # as the authors write it
 STYLED = 0.25  # share of examples that are grounded by a style alone
-WORDLESS = 0.3  # share of the others without a caption
 JITTER = 0.2
 TEXT, BOTH = 0.2, 0.5  # shares of phrases alone, and of those and phrases with pictures
 
@@ -28,7 +27,6 @@ class Images(Adapter):
         self.phrases = Phrases(text)
         self.pictures = train_vision.references()
         self.spread = self.pictures.feature.std(0) * JITTER
-        self.null = data.Tokens()([""]).to(DEVICE)
 
     def begin(self, other):
         """Both MLPs begin as that of the text boxes: the vision model speaks the text encoder's language."""
@@ -52,9 +50,8 @@ class Images(Adapter):
             return torch.where(styled.view(-1, *[1] * (a.ndim - 1)), a, b)
 
         inputs = tuple(map(chosen, style, example.inputs))
-        silent = ~styled & (torch.rand(len(at), device=DEVICE) < WORDLESS)
-        captions = torch.where(silent[:, None], self.null, self.captions(at, plain=styled))
-        return Examples(inputs, chosen(0 * example.regions, example.regions), captions)
+        regions = chosen(0 * example.regions, example.regions)
+        return Examples(inputs, regions, self.captions(at, plain=styled))
 
     def boxed(self, at: Tensor, kept: Tensor) -> Examples:
         """kept: 1 for the things of the scenes that are grounded, [B, 4]."""
