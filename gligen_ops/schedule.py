@@ -7,6 +7,7 @@ Original: `alpha_generator` in gligen_inference.py of gligen/GLIGEN.
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .errors import GligenError
 
@@ -43,6 +44,18 @@ class BetaSchedule:
         """β of each of a run's steps."""
         betas = self._shares(steps) if self.curve is None else self._along(self.curve, steps)
         return [self.strength * beta for beta in betas]
+
+    def between(self, places: Sequence[float]) -> list[float]:
+        """β of each of the steps between these places of a run, of which 0 is the begin and 1 the end:
+        also of steps that are only a piece of it."""
+        return [self.strength * self._at(*ends) for ends in pairwise(places)]
+
+    def _at(self, begin: float, end: float) -> float:
+        if self.curve is not None:
+            return self.curve(begin)
+        if begin < self.tau or self.tau >= 1:
+            return 1.0
+        return max(0.0, 1 - (end - self.tau) / self.decay) if self.decay else 0.0
 
     def _shares(self, steps: int) -> list[float]:
         on, falling = (int(share * steps + _ROUNDING) for share in (self.tau, self.decay))

@@ -2,6 +2,7 @@ from comfy_api.latest import io
 
 from ..gligen_ops.schedule import BetaSchedule
 from .seam import patch
+from .seam.betas import COUNTS
 from .seam.run import NEGATIVE_GROUNDINGS, Settings
 
 
@@ -58,18 +59,25 @@ class GligenBetaSchedule(io.ComfyNode):
                     "of tau and decay. Connect a Curve node.",
                 ),
                 refresh_input(),
+                io.Combo.Input(
+                    "count", options=list(COUNTS), default=COUNTS[0], optional=True,
+                    tooltip="What the shares are of. steps: those that the sampler runs; noise level: the "
+                    "way from the most noise to none, so that a run cut into pieces is grounded as the "
+                    "whole; automatic: steps for a whole run, noise level for a piece of one.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="For the sampler.")],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model, tau, decay, strength, negative_grounding, curve=None, refresh_every=1
-    ) -> io.NodeOutput:
+        cls, model, tau, decay, strength, negative_grounding, curve=None, refresh_every=1,
+        count=COUNTS[0],
+    ) -> io.NodeOutput:  # fmt: skip
         if curve is not None:
             from comfy_api.input import CurveInput  # hosts that have no Curve node lack it
 
             curve = CurveInput.from_raw(curve).interp
         betas = BetaSchedule(tau, decay, strength, curve)
-        settings = Settings(betas, negative_grounding, refresh_every)
+        settings = Settings(betas, negative_grounding, refresh_every, count)
         return io.NodeOutput(patch.with_settings(model, settings))

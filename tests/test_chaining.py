@@ -322,7 +322,7 @@ CASES = [
          note="the boxes of conditioning_to stay, those of conditioning_from are dropped by ComfyUI"),
     Case("cond hooks: LoRA on one region", after=hooked),
     Case("KSamplerAdvanced, start and end", sample=two_samplers,
-         note="tau counts the steps of each sampler node by itself"),
+         note="tau is of the whole run, by noise level"),
     Case("SamplerCustomAdvanced, CFGGuider", sample=cfg_guider),
     Case("SamplerCustomAdvanced, DualCFGGuider", sample=dual_guider),
     Case("DualCFGGuider without a schedule node", sample=dual_guider, scheduled=False),

@@ -60,7 +60,11 @@ CONTRACT = {
         "",
         "IMAGE, IMAGE",
     ),
-    "GligenBetaSchedule": (f"model MODEL, {SCHEDULE}", "curve CURVE, refresh_every INT", "MODEL"),
+    "GligenBetaSchedule": (
+        f"model MODEL, {SCHEDULE}",
+        "curve CURVE, refresh_every INT, count COMBO",
+        "MODEL",
+    ),
     "GligenKSampler": (
         "model MODEL, seed INT, steps INT, cfg FLOAT, sampler_name COMBO, scheduler COMBO, "
         f"positive CONDITIONING, negative CONDITIONING, latent_image LATENT, denoise FLOAT, {SCHEDULE}",

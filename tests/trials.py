@@ -121,7 +121,11 @@ def scheduled(rig):
 def GligenBetaSchedule(rig):
     given, other = scheduled(rig)
     curve = {"points": [[0.0, 1.0], [1.0, 0.5]], "interpolation": "linear"}
-    return {**given, "curve": None}, {**other, "curve": curve}
+    return {**given, "curve": None, "count": "steps"}, {
+        **other,
+        "curve": curve,
+        "count": "noise level",
+    }
 
 
 def GligenKSampler(rig):

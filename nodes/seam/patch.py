@@ -18,7 +18,7 @@ from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor, nn
 
 from . import carrier
-from .betas import Betas
+from .betas import Betas, places_of
 from .channels import Channels, with_changes
 from .conditioning import is_grounded
 from .fusing import Fusing
@@ -86,7 +86,9 @@ def begin(
     regions = carrier.regions_in(guider.conds)
     run = Run(guider, tuple(noise.shape[-2:]), regions, options.get(SETTINGS, Settings()))
     carrier.take_off(guider.conds)
-    betas = Betas(run.settings.betas, sampler, sigmas)
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    places = places_of(sigmas, noise, sampling, run.settings.count)
+    betas = Betas(run.settings.betas, sampler, sigmas, places)
     if not run.inpaints and not any(betas.of_step):
         return None
     tagging = run.tag(guider, pictures_of(noise, seed, run.longest), regions)

@@ -45,12 +45,13 @@ class Settings:
 
     negative: what conds get that ground nothing themselves: "null", as in the paper; "same" as the positive,
     as in the host's core; or "none", no gated layers at all. refresh_every: how many model calls share what
-    the gated layers add.
+    the gated layers add. count: of betas.COUNTS, what shares are of.
     """
 
     betas: BetaSchedule = BetaSchedule()
     negative: str = "null"
     refresh_every: int = 1
+    count: str = "automatic"
 
 
 class Cond(NamedTuple):
