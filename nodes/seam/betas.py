@@ -9,7 +9,7 @@ from ...gligen_ops.schedule import BetaSchedule, step_of
 
 COUNTS = ("automatic", "steps", "noise level")
 """What the shares of a schedule are of: the steps of a run, or the way from the most noise to none. A whole
-run goes by its steps, as the authors' does; a piece of one cannot know the others', and goes by noise level."""
+run goes by its steps, as the authors' does; a piece of one cannot, and goes by noise level."""
 PARTS = 100_000
 """Into how many the way is cut to find the place of a noise level."""
 AHEAD = 2  # steps that the host's samplers look ahead at most
