@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .fitting import Size, middle, on_latent
+from .fitting import Size, cut_out, middle, on_latent
 
 Point = tuple[float, float]
 OVERHANG = 0.05
@@ -245,8 +245,7 @@ class SpatialMap(Entity):
             return self
         if region.is_beside():
             return None
-        rows, columns = region.pixels(*self.picture.shape[-2:])
-        return replace(self, picture=self.picture[:, rows, columns])
+        return replace(self, picture=cut_out(self.picture, region))
 
     def fitted(self, size: Size, side: int | None) -> "SpatialMap":
         """The middle of the map in the aspect of the latent, squeezed into side × side. The authors do so
@@ -277,8 +276,7 @@ class Inpainting(Entity):
             return self
         if region.is_beside():
             return None
-        known, mask = (t[(..., *region.pixels(*t.shape[-2:]))] for t in (self.known, self.mask))
-        return Inpainting(known, mask)
+        return Inpainting(cut_out(self.known, region), cut_out(self.mask, region))
 
     def fitted(self, size: Size, side: int | None) -> "Inpainting":
         known = self.known

@@ -3,8 +3,13 @@
 Original: `crop_and_resize` in gligen_inference.py of gligen/GLIGEN, which crops the middle square.
 """
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d
+from torch.nn.functional import adaptive_max_pool2d, pad
+
+if TYPE_CHECKING:
+    from .entities import Box
 
 Size = tuple[int, int]
 """Height and width of a latent."""
@@ -19,6 +24,17 @@ def middle(picture: Tensor, size: Size) -> Tensor:
     columns = min(width, max(1, round(height * size[1] / size[0])))
     top, left = (height - rows) // 2, (width - columns) // 2
     return picture[:, top : top + rows, left : left + columns]
+
+
+def cut_out(picture: Tensor, region: "Box") -> Tensor:
+    """What of a picture [..., H, W] lies in a region of it, at least a pixel. Where the region sticks out, it
+    has the pixels of the edge again."""
+    height, width = picture.shape[-2:]
+    y0, x0 = min(round(region.y0 * height), height - 1), min(round(region.x0 * width), width - 1)
+    y1, x1 = max(round(region.y1 * height), y0 + 1, 1), max(round(region.x1 * width), x0 + 1, 1)
+    inside = picture[..., max(y0, 0) : y1, max(x0, 0) : x1]
+    beyond = (max(0, -x0), max(0, x1 - width), max(0, -y0), max(0, y1 - height))
+    return pad(inside, beyond, mode="replicate") if any(beyond) else inside
 
 
 def on_latent(mask: Tensor, size: Size) -> Tensor:

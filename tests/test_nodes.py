@@ -53,6 +53,11 @@ CONTRACT = {
         "mask MASK",
         "CONDITIONING, LATENT",
     ),
+    "GligenFitToRegion": (
+        "conditioning CONDITIONING, x FLOAT, y FLOAT, width FLOAT, height FLOAT",
+        "mask MASK, segs SEGS, stitcher STITCHER, follow_detailer BOOLEAN",
+        "CONDITIONING",
+    ),
     "GligenModelSave": ("gligen GLIGEN, filename_prefix STRING", "", ""),
     "GligenAttention": ("model MODEL", "", "MODEL, GLIGEN_ATTENTION"),
     "GligenAttentionMaps": (

@@ -1,6 +1,7 @@
 """For every input of every node two values that must lead to two results."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import small
 import torch
@@ -115,6 +116,26 @@ def scheduled(rig):
          "negative_grounding": "null", "refresh_every": 1},
         {"model": rig.other_model, "tau": 0.5, "decay": 0.25, "strength": 0.5,
          "negative_grounding": "none", "refresh_every": 2},
+    )  # fmt: skip
+
+
+def GligenFitToRegion(rig):
+    positive, other = (
+        rig.text_box("a cat", *BOX.values()),
+        rig.text_box("a dog", *OTHER_BOX.values()),
+    )
+    mask = torch.zeros(1, 8, 8)
+    mask[:, 2:6, 1:4] = 1
+    segs = (64, 64), [SimpleNamespace(crop_region=[8, 0, 40, 48])]
+    stitcher = dict.fromkeys((f"canvas_to_orig_{side}" for side in "xy"), [0])
+    stitcher |= dict.fromkeys((f"canvas_to_orig_{side}" for side in "wh"), [64])
+    crop = zip("xywh", ([16], [8], [40], [30]), strict=True)
+    stitcher |= {f"cropped_to_canvas_{side}": value for side, value in crop}
+    links = {"mask": None, "segs": None, "stitcher": None, "follow_detailer": False}
+    return (
+        {"conditioning": positive, "x": 0.0, "y": 0.0, "width": 0.75, "height": 0.75, **links},
+        {"conditioning": other, "x": 0.125, "y": 0.125, "width": 0.5, "height": 0.5, "mask": mask,
+         "segs": segs, "stitcher": stitcher, "follow_detailer": True},
     )  # fmt: skip
 
 

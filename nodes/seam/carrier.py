@@ -2,6 +2,7 @@
 chain, to copy and to cut.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from types import SimpleNamespace
@@ -11,12 +12,26 @@ import comfy.hooks
 import torch
 from comfy.controlnet import ControlBase
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ...gligen_ops.entities import WHOLE, Box
 from ...gligen_ops.errors import GligenError
 
-CONTROL = "control"
-"""The key of a cond's ControlNets."""
+CONTROL, MASK, AREA = "control", "mask", "area"
+"""The keys of a cond's ControlNets, and of where in the picture it holds."""
+FOLLOWS_NO_MORE = (
+    "conditioning: it is to follow a detailer, but has got another mask since. Put GLIGEN Fit to Region "
+    "after Conditioning Set Mask."
+)
+FITTED_IN_PART = (
+    "conditioning: some of what it grounds is fitted to a region of the picture and some is not, or to "
+    "another. Put GLIGEN Fit to Region after all other GLIGEN nodes, also in the negative prompt where that "
+    "has boxes."
+)
+FITTED_AREA = (
+    "conditioning: it is fitted to a region, and so is for all of the crop; it cannot be for an area as "
+    "well. Take Conditioning Set Area out."
+)
 HOST_GLIGEN = "gligen"
 """The key under which nodes of the host and of other packs put grounding into a cond."""
 HINT = 512
@@ -37,41 +52,61 @@ def coordinates() -> Tensor:
 class Carrier(comfy.controlnet.ControlNet):
     """A ControlNet that controls nothing. It carries entries, and brings the wrapper of a run, which takes
     it out again. Its hint is a map of coordinates: whoever cuts a picture into pieces cuts the hints of
-    its ControlNets alike, and so a carrier knows which region it is for.
+    its ControlNets alike, and so a carrier knows which region it is for. fitted: the region, of each picture,
+    that the hint is a map of. follows: whether the cond's mask is such a map as well (see `to_follow`).
 
     Its hooks are hidden from `get_extra_hooks`: the host would take a second copy of a model with dynamic
     memory for a cond that has some, and registers them all the same.
     """
 
     def __init__(
-        self, entries: tuple = (), previous: ControlBase | None = None, hint: Tensor | None = None
+        self,
+        entries: tuple = (),
+        previous: ControlBase | None = None,
+        hint: Tensor | None = None,
+        fitted: tuple[Box, ...] = (WHOLE,),
+        follows: bool = False,
     ):
         super().__init__()
         self.entries = tuple(entries)
         self.previous_controlnet = previous
         self.cond_hint_original = coordinates() if hint is None else hint
+        self.fitted, self.follows = tuple(fitted), follows
         self.extra_hooks = HOOKS
         self.control_model = SimpleNamespace(dtype=torch.float32)  # some who cut hints ask for it
         self.device = torch.device("cpu")
 
-    def regions(self) -> list[Box]:
-        """The region of the whole picture that each picture of a batch shows."""
+    def regions(self, mask: Tensor | None = None) -> list[Box]:
+        """The region of the whole picture that each picture of a batch shows. mask: the cond's."""
+        if self.follows and (mask is None or len(mask) != 3):
+            raise GligenError(FOLLOWS_NO_MORE)
+        hint = mask[None, 1:] if self.follows else self.cond_hint_original
+        cut = [WHOLE] if hint is coordinates() else [_extent(one) for one in hint.float().cpu()]
+        count = max(len(cut), len(self.fitted))
+        return [
+            cut[i % len(cut)].placed_in(self.fitted[i % len(self.fitted)]) for i in range(count)
+        ]
+
+    def with_(self, **changes) -> "Carrier":
+        """The same with other values."""
         hint = self.cond_hint_original
-        return [WHOLE] if hint is coordinates() else [_extent(one) for one in hint.float().cpu()]
+        values = dict(
+            entries=self.entries, previous=self.previous_controlnet, fitted=self.fitted,
+            follows=self.follows, hint=None if hint is coordinates() else hint,
+        )  # fmt: skip
+        return Carrier(**values | changes)
 
     def copy(self) -> "Carrier":
-        copied = Carrier(self.entries)
+        copied = self.with_(previous=None)
         self.copy_to(copied)
         return copied
 
     def __deepcopy__(self, memo) -> "Carrier":
-        previous = deepcopy(self.previous_controlnet, memo)
-        return Carrier(self.entries, previous, self.cond_hint_original)
+        return self.with_(previous=deepcopy(self.previous_controlnet, memo))
 
     def __reduce__(self):
-        hint = self.cond_hint_original
-        whole = hint is coordinates()
-        return Carrier, (self.entries, self.previous_controlnet, None if whole else hint)
+        hint = None if self.cond_hint_original is coordinates() else self.cond_hint_original
+        return Carrier, (self.entries, self.previous_controlnet, hint, self.fitted, self.follows)
 
     def get_extra_hooks(self) -> list:
         previous = self.previous_controlnet
@@ -125,9 +160,31 @@ def carried_by(cond: dict) -> list:
 
 def regions_in(conds: dict[str, list[dict]]) -> list[Box]:
     """The region that each picture of a run shows, by the carriers in its conds. All of them are cut alike;
-    one that somebody has made since is of the whole."""
-    found = (carrier.regions() for cs in conds.values() for c in cs for carrier in carriers_of(c))
-    return next((regions for regions in found if regions != [WHOLE]), [WHOLE])
+    one that somebody has made since is of the whole. Raises GligenError where they are fitted to several."""
+    found = [(cond, c) for some in conds.values() for cond in some for c in carriers_of(cond)]
+    if len({(carrier.fitted, carrier.follows) for _, carrier in found}) > 1:
+        raise GligenError(FITTED_IN_PART)
+    if any(carrier.fitted != (WHOLE,) and AREA in cond for cond, carrier in found):
+        raise GligenError(FITTED_AREA)
+    regions = (carrier.regions(cond.get(MASK)) for cond, carrier in found)
+    return next((some for some in regions if some != [WHOLE]), [WHOLE])
+
+
+def changed(control: ControlBase | None, change: Callable[[Carrier], dict]) -> ControlBase | None:
+    """A chain of ControlNets in which each carrier has the values that `change` gives for it."""
+    if control is None:
+        return None
+    previous = changed(control.previous_controlnet, change)
+    if isinstance(control, Carrier):
+        return control.with_(previous=previous, **change(control))
+    return control.copy().set_previous_controlnet(previous)
+
+
+def to_follow(mask: Tensor | None) -> Tensor:
+    """A mask of a cond [1, h, w], or none, with the map of coordinates under it, [3, h, w]: for those who cut
+    a picture and of its conds nothing but their masks."""
+    mask = torch.ones(1, HINT, HINT) if mask is None else mask[:1]
+    return torch.cat([mask, interpolate(coordinates(), mask.shape[-2:], mode="bilinear")[0]])
 
 
 def take_off(conds: dict[str, list[dict]]) -> None:
@@ -149,6 +206,10 @@ def take_off(conds: dict[str, list[dict]]) -> None:
 
     for cond in (cond for cs in conds.values() for cond in cs):
         cond.pop(HOST_GLIGEN, None)
+        if any(carrier.follows for carrier in carriers_of(cond)):
+            cond[MASK] = cond[MASK][:1]
+            if cond[MASK].min() == 1:
+                del cond[MASK]
         control = rest(cond.pop(CONTROL, None))
         if control is not None:
             cond[CONTROL] = control

@@ -7,7 +7,7 @@ Nodes of this pack put entries into it by a carrier (carrier.py), those of the h
 A param is a tuple (phrase feature [1, F], height, width, y, x) in latent pixels of the area.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,18 @@ from torch import Tensor
 from ...gligen_ops.entities import WHOLE, Box, Entity
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.fitting import Size
-from .carrier import CONTROL, HOST_GLIGEN, Carrier, carried_by, carriers_of
+from .carrier import (
+    AREA,
+    CONTROL,
+    FITTED_AREA,
+    HOST_GLIGEN,
+    MASK,
+    Carrier,
+    carried_by,
+    carriers_of,
+    changed,
+    to_follow,
+)  # fmt: skip
 from .gligens import LoadedGligen, adopted, host_box, load
 
 Conditioning = list[tuple[Tensor, dict]]
@@ -59,8 +70,7 @@ def ground(
 def _with_entries(cond: dict, gligen: LoadedGligen, new: list[Entry]) -> dict:
     control = cond.get(CONTROL)
     if isinstance(control, Carrier):
-        entries = (*control.entries, *new)
-        carrier = Carrier(entries, control.previous_controlnet, control.cond_hint_original)
+        carrier = control.with_(entries=(*control.entries, *new))
     else:
         carrier = Carrier(new, control)
     cond = {**cond, CONTROL: carrier}
@@ -119,12 +129,52 @@ def entities_in(conditioning: Conditioning, size: Size, picture: int) -> Iterato
     has the strength 0 is off."""
     for _, cond in conditioning:
         area = area_of(cond, size)
-        for entry in entries_of(cond, size):
+        fitted = fitted_to(cond)
+        region = fitted[picture % len(fitted)]
+        for entry in entries_of(cond, size, region):
             entity = entry.at(picture) if entry.strength > 0 else None
+            entity = entity and entity.within(region)
             if entity is not None:
                 yield entity.placed_in(area) if entity.of_area else entity
 
 
 def frame_count(conditioning: Conditioning, size: Size) -> int:
-    entries = [e for _, cond in conditioning for e in entries_of(cond, size)]
-    return max((len(e.frames) for e in entries), default=1)
+    counts = [len(e.frames) for _, cond in conditioning for e in entries_of(cond, size)]
+    return max([*counts, *(len(fitted_to(cond)) for _, cond in conditioning)], default=1)
+
+
+def fitted_to(cond: dict) -> tuple[Box, ...]:
+    """The region of the picture, of each of a batch, that a cond is fitted to."""
+    return next((carrier.fitted for carrier in carriers_of(cond)), (WHOLE,))
+
+
+def fitted(conditioning: Conditioning, regions: list[Box]) -> Conditioning:
+    """The conditioning for a run that makes a region, of each picture of a batch, by itself: a region of what
+    it was fitted to before. Raises GligenError for one that is for an area."""
+
+    def fit(carrier: Carrier) -> dict:
+        count = max(len(carrier.fitted), len(regions))
+        pairs = (
+            (regions[i % len(regions)], carrier.fitted[i % len(carrier.fitted)])
+            for i in range(count)
+        )
+        return {"fitted": tuple(region.placed_in(whole) for region, whole in pairs)}
+
+    return _with_carriers(conditioning, fit)
+
+
+def following(conditioning: Conditioning) -> Conditioning:
+    """The conditioning for those who cut a picture and of its conds nothing but their masks."""
+    return [
+        [text, {**cond, MASK: to_follow(cond.get(MASK))} if carriers_of(cond) else cond]
+        for text, cond in _with_carriers(conditioning, lambda carrier: {"follows": True})
+    ]
+
+
+def _with_carriers(conditioning: Conditioning, change: Callable[[Carrier], dict]) -> Conditioning:
+    if any(AREA in cond for _, cond in conditioning):
+        raise GligenError(FITTED_AREA)
+    return [
+        [text, {**cond, CONTROL: changed(cond[CONTROL], change)} if carriers_of(cond) else cond]
+        for text, cond in conditioning
+    ]
