@@ -51,3 +51,35 @@ def test_entries_come_in_the_order_in_which_they_were_put_in(rig, carrier):
     (_, cond) = third[0]
     assert len(carrier.carriers_of(cond)) == 2
     assert [e.at(0).phrase for e in entries_of(cond, (8, 8))] == ["a cat", "a dog", "a fox"]
+
+
+def controls(carrier, strengths):
+    """Copies of a ControlNet, as its nodes make them, each before a carrier of its own."""
+    from comfy.controlnet import ControlNet
+
+    base = ControlNet(torch.nn.Linear(1, 1))
+    found = []
+    for strength in strengths:
+        control = base.copy()
+        control.strength = strength
+        found.append({"control": carrier.Carrier(previous=control)})
+    return found
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: float("0.55"), lambda: "".join(["ca", "nny"]), lambda: [1, float("2.5")],
+             lambda: {"a": float("0.5")}, lambda: None],
+)  # fmt: skip
+def test_controlnets_that_do_the_same_are_one_after_the_carriers_are_gone(carrier, make):
+    one, other = controls(carrier, [make(), make()])
+    carrier.take_off({"positive": [one], "negative": [other]})
+    assert one["control"] is other["control"]
+
+
+@pytest.mark.parametrize(
+    "values", [(0.5, 0.6), ("a", "b"), ([1, 2], [1, 3]), ([1], [1, 2]), (1, None)]
+)
+def test_controlnets_that_do_not_do_the_same_stay_two(carrier, values):
+    one, other = controls(carrier, values)
+    carrier.take_off({"positive": [one], "negative": [other]})
+    assert one["control"] is not other["control"]

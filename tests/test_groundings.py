@@ -544,6 +544,15 @@ def test_attention_is_noted_for_each_box_and_changes_nothing(p):
     assert torch.equal(small.sample(model, conditioning, p.negative), expected)
 
 
+def test_what_has_no_name_is_recorded_by_what_it_is(rig):
+    model, record = rig.node("GligenAttention", model=rig.schedule())
+    rig.sample(model, rig.keypoints([{"people": [*person()["people"], *person(0.1)["people"]]}]))
+    assert record.names == ["person 1", "person 2"]
+    model, record = rig.node("GligenAttention", model=rig.schedule())
+    rig.sample(model, rig.spatial_map(picture(), kind="depth map"))
+    assert record.names == ["depth map"]
+
+
 def test_a_record_is_empty_after_a_run_in_which_nothing_is_grounded(p):
     from gligen_pack.nodes.attention import GligenAttention, GligenAttentionMaps
     from gligen_pack.nodes.seam import patch

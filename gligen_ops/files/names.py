@@ -19,7 +19,7 @@ DIFFUSERS_BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.attentions\.(\d
 def authors_name_in_file(name: str) -> str | None:
     """The authors' name of one of GLIGEN's tensors, or of the first convolution's; else None."""
     name = name[WRAPPERS.match(name).end() :]
-    name = DIFFUSERS_BLOCK.sub(_authors_block, name, count=1)
+    name = DIFFUSERS_BLOCK.sub(_authors_block, name)
     name = re.sub(r"^conv_in\.", FIRST_CONV, name)
     if name.startswith((TOKENIZER, DOWNSAMPLER, FIRST_CONV)):
         return name

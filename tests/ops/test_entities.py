@@ -1,8 +1,18 @@
 """What entities answer: which part of them lies in a region, how they are called and drawn."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-from gligen_pack.gligen_ops.entities import WHOLE, Box, BoxEntity, Inpainting, Pose, SpatialMap
+from gligen_pack.gligen_ops.entities import (
+    BONES,
+    WHOLE,
+    Box,
+    BoxEntity,
+    Inpainting,
+    Pose,
+    SpatialMap,
+)
 
 REGION = Box(0.25, 0.5, 0.75, 0.75)
 
@@ -70,6 +80,22 @@ def test_entities_are_drawn_by_their_places():
         (0.1, 0.15), (0.1, 0.2), (0.15, 0.25), (0.2, 0.3), (0.35, 0.4)
     ]  # fmt: skip
     assert SpatialMap(torch.rand(3, 2, 2)).sketch() == (None, (), ())
+
+
+def test_a_skeleton_joins_what_is_joined_in_a_body():
+    names = [
+        "nose", *(f"{side} {part}" for part in
+        ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in ("left", "right"))
+    ]  # fmt: skip
+    joined = {frozenset((names[a], names[b])) for a, b in BONES}
+    chains = [
+        *(("nose", f"{s} eye", f"{s} ear") for s in ("left", "right")),
+        *((f"{s} shoulder", f"{s} elbow", f"{s} wrist") for s in ("left", "right")),
+        *((f"{s} shoulder", f"{s} hip", f"{s} knee", f"{s} ankle") for s in ("left", "right")),
+        ("left shoulder", "right shoulder"),
+        ("left hip", "right hip"),
+    ]
+    assert joined == {frozenset(pair) for chain in chains for pair in pairwise(chain)}
 
 
 def test_regions_and_areas_are_each_others_inverse():
