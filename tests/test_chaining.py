@@ -248,6 +248,19 @@ def second_pass(g):
     return g.sample(latent_image=larger, denoise=0.6)
 
 
+def crop(g):
+    """A quarter of the picture, sampled once more by itself at the full size."""
+    picture = g.out("VAEDecode", samples=g.sample(), vae=g.vae)
+    cut = g.out("ImageCrop", image=picture, width=64, height=64, x=8, y=8)
+    large = g.out(
+        "ImageScale", image=cut, upscale_method="lanczos", width=128, height=128, crop="disabled"
+    )
+    if g.tau is not None:
+        place = dict(x=8 / 128, y=8 / 128, width=0.5, height=0.5)
+        g.positive = g.out("GligenFitToRegion", conditioning=g.positive, **place)
+    return g.sample(latent_image=g.out("VAEEncode", pixels=large, vae=g.vae), denoise=0.8)
+
+
 def cfg_guider(g):
     return g.custom(
         g.out("CFGGuider", model=g.model, positive=g.positive, negative=g.negative, cfg=4.0)
@@ -327,6 +340,7 @@ CASES = [
     Case("SamplerCustomAdvanced, DualCFGGuider", sample=dual_guider),
     Case("DualCFGGuider without a schedule node", sample=dual_guider, scheduled=False),
     Case("latent upscale, second pass at another size", sample=second_pass),
+    Case("a crop, sampled by itself", sample=crop, note="GLIGEN Fit to Region gives it its part"),
     Case("batch of 4", before=batch_of_4),
     Case("Context Windows (Manual)", before=windows,
          note="each picture of a batch keeps its own boxes"),
@@ -369,6 +383,11 @@ OTHERS = (
     "one |",
     "| Ultimate SD Upscale 34a3c2c | works with a note | as TiledDiffusion; with a schedule node at tau 1 "
     "and without one the picture is the same, bit by bit |",
+    "| Impact Pack 727295b, Detailer (SEGS) | works with a note | with GLIGEN Fit to Region and "
+    "`follow_detailer` each crop gets its part: at denoise 0.7 two things stay two and in place (mean IoU "
+    "0.87 over four seeds); without it each crop gets the whole layout (0.13, four things) |",
+    "| Inpaint-CropAndStitch 3a57816 | works with a note | GLIGEN Fit to Region reads the region from its "
+    "stitcher |",
 )
 
 
