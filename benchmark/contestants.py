@@ -11,10 +11,11 @@ import comfy.model_patcher
 import comfy.sample
 import torch
 
-from ..gligen_ops.entities import Box, BoxEntity, Pose, SpatialMap
+from ..gligen_ops.entities import BoxEntity, Pose, SpatialMap
 from ..gligen_ops.files.checkpoint import checkpoint_of, tensors_of
 from ..gligen_ops.kinds import KINDS
 from ..gligen_ops.model import Gligen, blocks_of
+from ..gligen_ops.places import Box
 from ..gligen_ops.schedule import BetaSchedule
 from ..nodes.seam import gligens, patch
 from ..nodes.seam.conditioning import ground

@@ -5,24 +5,20 @@ region of the picture, how it is called and drawn, and whether it makes groundin
 the first convolution, or both.
 """
 
-import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .errors import GligenError
 from .fitting import Size, cut_out, middle, on_latent
+from .places import WHOLE, Box, Sketch
 
-Point = tuple[float, float]
-OVERHANG = 0.05
-"""How far a box may stick out of the image, in fractions of it: so much is cut off, more is a mistake."""
-ROUNDING = 1e-4
 LEAST_SHARE = 0.2
 """How much of a box has to lie in a region for it to belong there: where a model is shown a slice of a thing,
 it paints a whole small one."""
-DIGITS = 5  # of a place relative to a region, beyond which lies rounding
 BONES = (
     *((0, 1), (0, 2), (1, 3), (2, 4)),  # head
     *((5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),  # shoulders and arms
@@ -30,94 +26,6 @@ BONES = (
     *((11, 13), (13, 15), (12, 14), (14, 16)),  # legs
 )
 """Pairs of COCO's 17 points."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle by its corners, fractions of the image: x to the right, y down."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-    @staticmethod
-    def from_size(x: float, y: float, width: float, height: float) -> "Box":
-        return Box(x, y, x + width, y + height)
-
-    @property
-    def width(self) -> float:
-        return self.x1 - self.x0
-
-    @property
-    def height(self) -> float:
-        return self.y1 - self.y0
-
-    def problem(self) -> str | None:
-        """Why this box cannot be used, in words for the user; None where it can."""
-        values = (self.x0, self.y0, self.x1, self.y1)
-        if not all(math.isfinite(v) for v in values):
-            return "it has a value that is not a finite number"
-        if self.x1 <= self.x0 or self.y1 <= self.y0:
-            return "its width and height must be above 0"
-        if self.is_outside():
-            return (
-                f"it reaches from {self.x0:g} to {self.x1:g} in x and from {self.y0:g} to {self.y1:g} in "
-                f"y, outside of the image, which is 0 to 1 in both (up to {OVERHANG:g} over its edge is "
-                "cut off). Lower x or width, y or height"
-            )
-        return None
-
-    def is_outside(self) -> bool:
-        """Whether it sticks out of the image too far to be cut, or there is nothing of it in there."""
-        low, high = min(self.x0, self.y0), max(self.x1, self.y1)
-        return self.is_beside() or max(-low, high - 1) > OVERHANG + ROUNDING
-
-    def is_beside(self) -> bool:
-        """Whether nothing of it is in the image."""
-        return min(self.x1, self.y1) <= 0 or max(self.x0, self.y0) >= 1
-
-    def cut(self) -> "Box":
-        """What of it is in the image."""
-        return Box(max(self.x0, 0.0), max(self.y0, 0.0), min(self.x1, 1.0), min(self.y1, 1.0))
-
-    def relative_to(self, region: "Box") -> "Box":
-        """This box in fractions of a region."""
-        if region == WHOLE:
-            return self
-        x0, x1 = ((x - region.x0) / region.width for x in (self.x0, self.x1))
-        y0, y1 = ((y - region.y0) / region.height for y in (self.y0, self.y1))
-        return Box(*(round(v, DIGITS) for v in (x0, y0, x1, y1)))
-
-    def covers(self, region: "Box") -> bool:
-        """Whether all of a region is in this box, but for rounding."""
-        out = (self.x0 - region.x0, self.y0 - region.y0, region.x1 - self.x1, region.y1 - self.y1)
-        return max(out) <= ROUNDING
-
-    def placed_in(self, area: "Box") -> "Box":
-        """This box, which is in fractions of an area, in fractions of the picture that has the area."""
-        if area == WHOLE:
-            return self
-        x0, x1 = (area.x0 + x * area.width for x in (self.x0, self.x1))
-        y0, y1 = (area.y0 + y * area.height for y in (self.y0, self.y1))
-        return Box(x0, y0, x1, y1)
-
-    def pixels(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns of a picture of height × width that the box covers, at least one of each."""
-        y0, x0 = min(round(self.y0 * height), height - 1), min(round(self.x0 * width), width - 1)
-        y1, x1 = max(round(self.y1 * height), y0 + 1), max(round(self.x1 * width), x0 + 1)
-        return slice(max(y0, 0), y1), slice(max(x0, 0), x1)
-
-
-WHOLE = Box(0.0, 0.0, 1.0, 1.0)
-
-
-class Sketch(NamedTuple):
-    """How an entity is drawn, in fractions of the picture."""
-
-    box: Box | None = None
-    lines: tuple[tuple[Point, Point], ...] = ()
-    dots: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +54,19 @@ class Entity:
         """The same for a latent of this size, and for a tokenizer that takes maps of side × side."""
         return self
 
+    def towards(self, other: "Entity", share: float) -> "Entity":
+        """The same on its way to the place of another of its kind, at 1 there. Raises GligenError for a kind
+        that does not move."""
+        raise GligenError(
+            f"a {self.noun} of this kind does not move. Give one for each picture instead."
+        )
+
     def label(self) -> str:
         """What it is called; "" where it has no name of its own, and is one of many of its `noun`."""
         return ""
 
     def sketch(self) -> Sketch:
         return Sketch()
-
-
-torch.serialization.add_safe_globals([Box])
 
 
 @dataclass(frozen=True)
@@ -193,6 +105,9 @@ class BoxEntity(Entity):
     def placed_in(self, area: Box) -> "BoxEntity":
         return self if self.is_style else replace(self, box=self.box.placed_in(area))
 
+    def towards(self, other: "BoxEntity", share: float) -> "BoxEntity":
+        return self if self.is_style else replace(self, box=self.box.towards(other.box, share))
+
     def label(self) -> str:
         return self.phrase
 
@@ -220,6 +135,11 @@ class Pose(Entity):
         corner, size = torch.tensor([[area.x0, area.y0], [area.width, area.height]])
         return Pose((corner + self.points * size) * self.is_there()[:, None])
 
+    def towards(self, other: "Pose", share: float) -> "Pose":
+        """Only what is there at both ends moves; the rest is missing."""
+        both = self.is_there() & other.is_there()
+        return Pose(torch.lerp(self.points, other.points, share) * both[:, None])
+
     def is_there(self) -> Tensor:
         """Of each point, [17]."""
         return (self.points != 0).any(1)
@@ -236,6 +156,7 @@ class SpatialMap(Entity):
     """Edges, depth, normals or classes of the whole image."""
 
     makes_channels: ClassVar[bool] = True
+    noun: ClassVar[str] = "map"
 
     picture: Tensor  # [C, H, W], -1..1, or one-hot classes
     has_classes: bool = False

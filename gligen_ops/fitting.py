@@ -3,13 +3,10 @@
 Original: `crop_and_resize` in gligen_inference.py of gligen/GLIGEN, which crops the middle square.
 """
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, pad
 
-if TYPE_CHECKING:
-    from .entities import Box
+from .places import Box
 
 Size = tuple[int, int]
 """Height and width of a latent."""
@@ -26,7 +23,7 @@ def middle(picture: Tensor, size: Size) -> Tensor:
     return picture[:, top : top + rows, left : left + columns]
 
 
-def cut_out(picture: Tensor, region: "Box") -> Tensor:
+def cut_out(picture: Tensor, region: Box) -> Tensor:
     """What of a picture [..., H, W] lies in a region of it, at least a pixel. Where the region sticks out, it
     has the pixels of the edge again."""
     height, width = picture.shape[-2:]

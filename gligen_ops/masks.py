@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from .entities import Box
+from .places import Box
 
 ROUNDING = 1e-3  # of latent pixels: 0.1 + 0.2 ends where 0.3 does
 

@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 
 from ..demo import world
 from ..demo.training import eye, joints
-from ..gligen_ops.entities import Box, PhraseBox, Pose
+from ..gligen_ops.entities import PhraseBox, Pose
+from ..gligen_ops.places import Box
 from ..nodes.demo_model import GligenDemoModel
 from ..nodes.encoders.phrases import ground_boxes
 from ..nodes.encoders.pictures import CLIPS_OWN

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..demo import world
 from ..demo.training import eye, joints
-from ..gligen_ops.entities import Box, PhraseBox, Pose
+from ..gligen_ops.entities import PhraseBox, Pose
+from ..gligen_ops.places import Box
 from ..nodes.pictures.drawing import draw_boxes, draw_lines
 
 SHOWN = 512

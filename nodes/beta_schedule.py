@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from ..gligen_ops.schedule import BetaSchedule
+from .layouts.inputs import curve_input, curve_of
 from .seam import patch
 from .seam.betas import COUNTS
 from .seam.run import NEGATIVE_GROUNDINGS, Settings
@@ -53,10 +54,9 @@ class GligenBetaSchedule(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The base model, on its way to the sampler."),
                 *schedule_inputs(),
-                io.MultiType.Input(
-                    "curve", types=[io.Curve], optional=True, extra_dict={"forceInput": True},
-                    tooltip="β over the run, from the first step (left) to the last (right), in place "
-                    "of tau and decay. Connect a Curve node.",
+                curve_input(
+                    "β over the run, from the first step (left) to the last (right), in place of tau and "
+                    "decay. Connect a Curve node."
                 ),
                 refresh_input(),
                 io.Combo.Input(
@@ -74,10 +74,6 @@ class GligenBetaSchedule(io.ComfyNode):
         cls, model, tau, decay, strength, negative_grounding, curve=None, refresh_every=1,
         count=COUNTS[0],
     ) -> io.NodeOutput:  # fmt: skip
-        if curve is not None:
-            from comfy_api.input import CurveInput  # hosts that have no Curve node lack it
-
-            curve = CurveInput.from_raw(curve).interp
-        betas = BetaSchedule(tau, decay, strength, curve)
+        betas = BetaSchedule(tau, decay, strength, curve_of(curve))
         settings = Settings(betas, negative_grounding, refresh_every, count)
         return io.NodeOutput(patch.with_settings(model, settings))

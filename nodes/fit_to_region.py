@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
-from ..gligen_ops.entities import Box
 from ..gligen_ops.errors import GligenError
+from ..gligen_ops.places import Box
 from .layouts import regions
 from .layouts.inputs import box_inputs
 from .seam.conditioning import fitted, following

@@ -1,8 +1,9 @@
 import folder_paths
 from comfy_api.latest import io
 
-from ..gligen_ops.entities import Box, BoxEntity, PhraseBox
+from ..gligen_ops.entities import BoxEntity, PhraseBox
 from ..gligen_ops.errors import GligenError
+from ..gligen_ops.places import Box
 from ..gligen_ops.tokenizers.text_image import TextImageTokenizer
 from .encoders.phrases import phrase_features
 from .encoders.pictures import CLIPS_OWN, image_feature

@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
-from ..gligen_ops.entities import Box, PhraseBox
+from ..gligen_ops.entities import PhraseBox
+from ..gligen_ops.places import Box
 from .encoders.phrases import ground_boxes
 from .layouts.inputs import box_inputs, conditioning, strength
 

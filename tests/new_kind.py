@@ -8,8 +8,9 @@ In the pack the first half would be gligen_ops/tokenizers/points.py, and the sec
 from dataclasses import dataclass, replace
 
 import torch
-from gligen_pack.gligen_ops.entities import Box, Entity, Sketch
+from gligen_pack.gligen_ops.entities import Entity
 from gligen_pack.gligen_ops.kinds import Kind
+from gligen_pack.gligen_ops.places import Box, Sketch
 from gligen_pack.gligen_ops.tokenizers.fourier import fourier_embedding, fourier_width
 from gligen_pack.gligen_ops.tokenizers.mlp import HIDDEN, mlp_sizes, token_mlp
 from gligen_pack.gligen_ops.tokenizers.slots import filled, or_null

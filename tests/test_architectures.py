@@ -51,8 +51,9 @@ def test_blocks_are_those_in_which_the_host_calls_a_patch(base):
 
 
 def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
-    from gligen_pack.gligen_ops.entities import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import PhraseBox
     from gligen_pack.gligen_ops.model import blocks_of
+    from gligen_pack.gligen_ops.places import Box
     from gligen_pack.nodes.encoders import phrases
 
     kind, model = base
@@ -84,8 +85,9 @@ def test_each_block_gets_its_own_layer_with_the_hosts_heads(base):
 
 def test_weights_are_loaded_and_counted_by_the_host(base):
     import comfy.model_management as management
-    from gligen_pack.gligen_ops.entities import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import PhraseBox
     from gligen_pack.gligen_ops.model import blocks_of
+    from gligen_pack.gligen_ops.places import Box
     from gligen_pack.nodes.encoders import phrases
 
     kind, model = base

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from gligen_pack.gligen_ops.entities import Box, PhraseBox
+from gligen_pack.gligen_ops.entities import PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.places import Box
 from gligen_pack.nodes.layouts.boxes import check_boxes, gather_frames
 
 

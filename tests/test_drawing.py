@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from gligen_pack.gligen_ops.entities import Box, PhraseBox, Pose
+from gligen_pack.gligen_ops.entities import PhraseBox, Pose
+from gligen_pack.gligen_ops.places import Box
 from gligen_pack.nodes.pictures.drawing import COLOURS, draw_boxes, draw_lines
 from PIL import Image
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from gligen_pack.gligen_ops.entities import Box
 from gligen_pack.gligen_ops.errors import GligenError
 from gligen_pack.gligen_ops.fitting import cut_out
+from gligen_pack.gligen_ops.places import Box
 from gligen_pack.nodes.layouts import regions
 from rig import Vae, picture, relative
 from test_places import person

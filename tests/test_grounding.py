@@ -5,8 +5,9 @@ import json
 import pytest
 import small
 import torch
-from gligen_pack.gligen_ops.entities import Box, PhraseBox
+from gligen_pack.gligen_ops.entities import PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.places import Box
 
 OVER_THE_EDGE = [
     ((0.667, 0.2, 0.334, 0.3), Box(0.667, 0.2, 1, 0.5)),

@@ -6,8 +6,9 @@ import pytest
 import small
 import torch
 from files import random_tensors
-from gligen_pack.gligen_ops.entities import Box, PhraseBox
+from gligen_pack.gligen_ops.entities import PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.places import Box
 
 MAPS = ["hed map", "canny map", "depth map", "normal map", "semantic map"]
 
@@ -241,7 +242,7 @@ def test_several_models_in_one_conditioning_add_their_residuals_in_any_order(p):
 
 def test_the_residuals_of_several_models_are_summed(p):
     """One layer of the UNet, by hand."""
-    from gligen_pack.gligen_ops.entities import WHOLE
+    from gligen_pack.gligen_ops.places import WHOLE
     from gligen_pack.nodes.seam.fusing import Fusing
     from gligen_pack.nodes.seam.grounders import Grounder
     from gligen_pack.nodes.seam.groundings import groundings

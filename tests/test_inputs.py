@@ -79,6 +79,7 @@ def shown(rig, folders, monkeypatch):
 
     special = {
         "GligenInpaint": of_inpainting,
+        "GligenMove": lambda positive: ran(rig.schedule(), positive, batch=2),
         "GligenBetaSchedule": of_schedule,
         "GligenKSampler": lambda latent: latent["samples"],
         "GligenAttention": lambda model, _: ran(model, grounded),

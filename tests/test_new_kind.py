@@ -135,7 +135,8 @@ def test_more_than_it_has_slots_for_and_another_kinds_model_are_refused(p):
         conditioning = p.point(to=conditioning)
     with pytest.raises(GligenError, match="at most 12 entities.* 13. Remove 1"):
         p.point(to=conditioning)
-    from gligen_pack.gligen_ops.entities import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import PhraseBox
+    from gligen_pack.gligen_ops.places import Box
     from gligen_pack.nodes.encoders.phrases import ground_boxes
 
     with pytest.raises(GligenError, match="is a points model.*text box"):

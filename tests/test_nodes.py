@@ -58,6 +58,11 @@ CONTRACT = {
         "mask MASK, segs SEGS, stitcher STITCHER, follow_detailer BOOLEAN",
         "CONDITIONING",
     ),
+    "GligenMove": (
+        "begin CONDITIONING, end CONDITIONING, frames INT",
+        "curve CURVE",
+        "CONDITIONING",
+    ),
     "GligenModelSave": ("gligen GLIGEN, filename_prefix STRING", "", ""),
     "GligenAttention": ("model MODEL", "", "MODEL, GLIGEN_ATTENTION"),
     "GligenAttentionMaps": (

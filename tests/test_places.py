@@ -195,7 +195,8 @@ def test_a_map_lies_on_the_picture_as_it_was_drawn(rig, across):
 
 
 def test_preview_draws_boxes_and_poses_where_they_are_on_a_picture_that_is_no_square(rig):
-    from gligen_pack.gligen_ops.entities import Box, PhraseBox, Pose
+    from gligen_pack.gligen_ops.entities import PhraseBox, Pose
+    from gligen_pack.gligen_ops.places import Box
     from gligen_pack.nodes.pictures.drawing import draw_boxes, draw_lines
     from gligen_pack.nodes.pictures.images import from_picture
     from PIL import Image
@@ -218,7 +219,8 @@ def test_preview_draws_boxes_and_poses_where_they_are_on_a_picture_that_is_no_sq
 
 
 def test_preview_numbers_boxes_of_one_name_and_leaves_out_what_is_off(rig):
-    from gligen_pack.gligen_ops.entities import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import PhraseBox
+    from gligen_pack.gligen_ops.places import Box
     from gligen_pack.nodes.pictures.drawing import draw_boxes
     from gligen_pack.nodes.pictures.images import from_picture
     from PIL import Image

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import small
 import torch
-from gligen_pack.gligen_ops.entities import Box, PhraseBox
+from gligen_pack.gligen_ops.entities import PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.places import Box
 
 SIZE = (12, 20)
 

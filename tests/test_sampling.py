@@ -17,8 +17,9 @@ def p(pack):
 
     import comfy.gligen
     import comfy.model_patcher
-    from gligen_pack.gligen_ops.entities import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import PhraseBox
     from gligen_pack.gligen_ops.model import blocks_of
+    from gligen_pack.gligen_ops.places import Box
     from gligen_pack.nodes.encoders import phrases
 
     model = small.sd15()

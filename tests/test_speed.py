@@ -25,8 +25,9 @@ class Reads(TorchDispatchMode):
 def p(pack):
     from types import SimpleNamespace
 
-    from gligen_pack.gligen_ops.entities import Box, PhraseBox
+    from gligen_pack.gligen_ops.entities import PhraseBox
     from gligen_pack.gligen_ops.model import blocks_of
+    from gligen_pack.gligen_ops.places import Box
     from gligen_pack.nodes.encoders import phrases
 
     model = small.short()

@@ -139,6 +139,16 @@ def GligenFitToRegion(rig):
     )  # fmt: skip
 
 
+def GligenMove(rig):
+    curve = {"points": [[0.0, 0.5], [1.0, 1.0]], "interpolation": "linear"}
+    return (
+        {"begin": rig.text_box("a cat", *BOX.values()), "end": rig.text_box("a cat", *OTHER_BOX.values()),
+         "frames": 3, "curve": None},
+        {"begin": rig.text_box("a cat", 0.5, 0.5, 0.5, 0.5),
+         "end": rig.text_box("a cat", 0.5, 0.5, 0.5, 0.5), "frames": 2, "curve": curve},
+    )  # fmt: skip
+
+
 def GligenBetaSchedule(rig):
     given, other = scheduled(rig)
     curve = {"points": [[0.0, 1.0], [1.0, 0.5]], "interpolation": "linear"}

@@ -9,9 +9,10 @@ Original: `PositionNet` in ldm/modules/diffusionmodules/text_grounding_net.py of
 import torch
 from torch import Tensor, nn
 
-from ..entities import Box, BoxEntity
+from ..entities import BoxEntity
 from ..kinds import OFFICIAL, Kind, first_conv_with
 from ..layers.first_conv import KnownRegion
+from ..places import Box
 from .fourier import fourier_embedding, fourier_width
 from .mlp import HIDDEN, mlp_sizes, token_mlp
 from .slots import filled, or_null

@@ -5,8 +5,9 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from ...gligen_ops.entities import Box, PhraseBox
+from ...gligen_ops.entities import PhraseBox
 from ...gligen_ops.errors import GligenError
+from ...gligen_ops.places import Box
 from .linked_boxes import SIZES, cut, each_box, four_numbers, frames_of, phrase_of, read_link
 from .problems import Problems, short
 

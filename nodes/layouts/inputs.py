@@ -1,8 +1,11 @@
 """Inputs that several nodes share."""
 
+from collections.abc import Callable
+from typing import Any
+
 from comfy_api.latest import io
 
-from ...gligen_ops.entities import OVERHANG
+from ...gligen_ops.places import OVERHANG
 
 
 def conditioning() -> io.Input:
@@ -28,6 +31,21 @@ def box_inputs() -> list[io.Input]:
         share("width", 0.5, "Width of the box, as a share of the image's width."),
         share("height", 0.5, "Height of the box, as a share of the image's height."),
     ]
+
+
+def curve_input(tooltip: str) -> io.Input:
+    return io.MultiType.Input(
+        "curve", types=[io.Curve], optional=True, extra_dict={"forceInput": True}, tooltip=tooltip
+    )
+
+
+def curve_of(link: Any) -> Callable[[float], float] | None:
+    """What a Curve node's link stands for, 0..1 → 0..1; None where none is connected."""
+    if link is None:
+        return None
+    from comfy_api.input import CurveInput  # hosts that have no Curve node lack it
+
+    return CurveInput.from_raw(link).interp
 
 
 def strength() -> io.Input:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...gligen_ops.entities import Box, PhraseBox
+from ...gligen_ops.entities import PhraseBox
 from ...gligen_ops.errors import GligenError
+from ...gligen_ops.places import Box
 from .problems import Problems, short
 
 SIZES = ("x", "y", "width", "height")

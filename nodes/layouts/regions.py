@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ...gligen_ops.entities import Box
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.fitting import FAINT
+from ...gligen_ops.places import Box
 
 STITCHER = ("canvas_to_orig", "cropped_to_canvas")
 

@@ -5,7 +5,8 @@ import colorsys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ...gligen_ops.entities import Box, PhraseBox, Sketch
+from ...gligen_ops.entities import PhraseBox
+from ...gligen_ops.places import Box, Sketch
 
 COLOURS = (
     (230, 60, 60), (40, 140, 240), (250, 190, 30), (40, 170, 90),

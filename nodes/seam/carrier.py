@@ -14,8 +14,8 @@ from comfy.controlnet import ControlBase
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ...gligen_ops.entities import WHOLE, Box
 from ...gligen_ops.errors import GligenError
+from ...gligen_ops.places import WHOLE, Box
 
 CONTROL, MASK, AREA = "control", "mask", "area"
 """The keys of a cond's ControlNets, and of where in the picture it holds."""

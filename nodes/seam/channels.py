@@ -30,6 +30,8 @@ class Channels:
         places = {i: rows[i]._replace(cond=0) for i in numbers}
         of_place = {place: self._extra(place, x, scale) for place in set(places.values())}
         extra = {i: of_place[place] for i, place in places.items() if of_place[place] is not None}
+        strengths = [grounding.channels.strength_at(rows[i].picture) for i in extra]
+        self.strengths = torch.tensor(strengths, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
         self.rows = torch.tensor(list(extra), dtype=torch.long, device=x.device)
         self.extra = torch.cat(list(extra.values())).to(x) if extra else None
 
@@ -44,7 +46,7 @@ class Channels:
         """What the grounded rows of the first features get beyond those of the UNet's own convolution."""
         visual = x[self.rows]
         changed = self.conv(visual, self.extra) - base(visual)
-        return self.grounding.channels.strength * changed
+        return self.strengths * changed
 
 
 def on_device(entity: Entity, device: torch.device) -> Entity:

@@ -14,9 +14,10 @@ import torch
 from comfy.samplers import add_area_dims, resolve_areas_and_cond_masks_multidim
 from torch import Tensor
 
-from ...gligen_ops.entities import WHOLE, Box, Entity
+from ...gligen_ops.entities import Entity
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.fitting import Size
+from ...gligen_ops.places import WHOLE, Box
 from .carrier import (
     AREA,
     CONTROL,
@@ -38,14 +39,24 @@ Conditioning = list[tuple[Tensor, dict]]
 @dataclass(frozen=True, eq=False)
 class Entry:
     """One thing that a conditioning grounds. frames: the entity in each picture of a batch, None where a
-    picture has none; one frame stands for all, and the last for any more pictures. strength: 0 and up."""
+    picture has none. strengths: in each picture, 0 and up. One frame stands for all, and the last for any
+    more pictures."""
 
     gligen: LoadedGligen
     frames: tuple[Entity | None, ...]
-    strength: float = 1.0
+    strengths: tuple[float, ...] = (1.0,)
 
     def at(self, picture: int) -> Entity | None:
-        return self.frames[min(picture, len(self.frames) - 1)]
+        """None where it is not there, or off."""
+        return at(self.frames, picture) if self.strength_at(picture) > 0 else None
+
+    def strength_at(self, picture: int) -> float:
+        return at(self.strengths, picture)
+
+    @property
+    def length(self) -> int:
+        """For how many pictures it says something of its own."""
+        return max(len(self.frames), len(self.strengths))
 
     @property
     def kind(self) -> type[Entity]:
@@ -53,6 +64,11 @@ class Entry:
 
 
 torch.serialization.add_safe_globals([Entry, load])
+
+
+def at(values: tuple, picture: int):
+    """Of values for the pictures of a batch that of one: the last stands for any more."""
+    return values[min(picture, len(values) - 1)]
 
 
 def ground(
@@ -63,7 +79,7 @@ def ground(
 ) -> Conditioning:
     """The conditioning with more entities of a GLIGEN, each given frame by frame as in `Entry`. Raises
     GligenError where they are more than the model has slots for."""
-    new = [Entry(gligen, frames, strength) for frames in entities]
+    new = [Entry(gligen, frames, (strength,)) for frames in entities]
     return [[text, _with_entries(cond, gligen, new)] for text, cond in conditioning]
 
 
@@ -125,21 +141,20 @@ def area_of(cond: dict, size: Size) -> Box:
 
 
 def entities_in(conditioning: Conditioning, size: Size, picture: int) -> Iterator[Entity]:
-    """The entities that a CONDITIONING grounds in a picture whose latent has this size, placed in it. What
-    has the strength 0 is off."""
+    """The entities that a CONDITIONING grounds in a picture whose latent has this size, placed in it."""
     for _, cond in conditioning:
         area = area_of(cond, size)
         fitted = fitted_to(cond)
         region = fitted[picture % len(fitted)]
         for entry in entries_of(cond, size, region):
-            entity = entry.at(picture) if entry.strength > 0 else None
+            entity = entry.at(picture)
             entity = entity and entity.within(region)
             if entity is not None:
                 yield entity.placed_in(area) if entity.of_area else entity
 
 
 def frame_count(conditioning: Conditioning, size: Size) -> int:
-    counts = [len(e.frames) for _, cond in conditioning for e in entries_of(cond, size)]
+    counts = [e.length for _, cond in conditioning for e in entries_of(cond, size)]
     return max([*counts, *(len(fitted_to(cond)) for _, cond in conditioning)], default=1)
 
 

@@ -11,12 +11,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...gligen_ops.entities import Box, BoxEntity, Entity
+from ...gligen_ops.entities import BoxEntity, Entity
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.files.checkpoint import Checkpoint, build_gligen, read_gligen, state_dict_of
 from ...gligen_ops.kinds import kinds_of
 from ...gligen_ops.layers.gated_self_attention import GatedLayer
 from ...gligen_ops.model import Block, Gligen
+from ...gligen_ops.places import Box
 from ...gligen_ops.tokenizers.box import BoxTokenizer
 from .operations import Operations, attention_of
 

@@ -1,11 +1,13 @@
 """What one cond grounds by one GLIGEN."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...gligen_ops.entities import WHOLE, Box, Entity, Inpainting
+from ...gligen_ops.entities import Entity, Inpainting
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.fitting import Size
-from .conditioning import Entry
+from ...gligen_ops.places import WHOLE, Box
+from .conditioning import Entry, at
 from .gligens import LoadedGligen
 from .tags import Row
 
@@ -15,23 +17,27 @@ class Grounding:
     """What one cond grounds by one GLIGEN.
 
     entries: those that make tokens; none: the null grounding. channels: the entry that goes into the first
-    convolution. strength: multiplies β; that of the strongest entry. area: what the places of entities are
-    relative to.
+    convolution. strengths: multiply β; of each picture of a batch, that of the strongest entry there. area:
+    what the places of entities are relative to.
     """
 
     gligen: LoadedGligen
     entries: tuple[Entry, ...]
     channels: Entry | None
-    strength: float
+    strengths: tuple[float, ...]
     area: Box
 
     @property
     def inpaints(self) -> bool:
         return self.channels is not None and self.channels.kind is Inpainting
 
+    def strength_at(self, picture: int) -> float:
+        return at(self.strengths, picture)
+
     def entities(self, row: Row, size: Size) -> list[tuple[Entity, float]]:
         """Entity and strength of each entry that has something in a row of latents of this size."""
-        found = [(self.entity(entry, row, size), entry.strength) for entry in self.entries]
+        picture = row.picture
+        found = [(self.entity(e, row, size), e.strength_at(picture)) for e in self.entries]
         return [(entity, strength) for entity, strength in found if entity is not None]
 
     def entity(self, entry: Entry, row: Row, size: Size) -> Entity | None:
@@ -48,7 +54,7 @@ def groundings(entries: list[Entry], area: Box = WHOLE) -> tuple[Grounding, ...]
     slots, and where one lacks what its first convolution looks at."""
     by_gligen: dict[LoadedGligen, list[Entry]] = {}
     for entry in entries:
-        if entry.strength > 0:
+        if any(entry.strengths):
             by_gligen.setdefault(entry.gligen, []).append(entry)
     return tuple(_grounding(gligen, found, area) for gligen, found in by_gligen.items())
 
@@ -64,4 +70,11 @@ def _grounding(gligen: LoadedGligen, entries: list[Entry], area: Box) -> Groundi
             f"gligen: {gligen.name} is a {gligen.net.kind.name} model and needs the picture that is to be "
             "painted into: add a GLIGEN Inpaint node, linked to this same model as the boxes are."
         )
-    return Grounding(gligen, tokenized, channels, max(e.strength for e in entries), area)
+    return Grounding(gligen, tokenized, channels, strongest(entries), area)
+
+
+def strongest(of: Iterable[Entry | Grounding]) -> tuple[float, ...]:
+    """The largest strength in each picture of a batch."""
+    of = list(of)
+    count = max(len(one.strengths) for one in of)
+    return tuple(max(at(one.strengths, picture) for one in of) for picture in range(count))

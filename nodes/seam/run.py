@@ -12,14 +12,14 @@ from typing import NamedTuple
 from comfy.samplers import CFGGuider, calculate_start_end_timesteps
 from torch import Tensor
 
-from ...gligen_ops.entities import WHOLE, Box
 from ...gligen_ops.fitting import Size
+from ...gligen_ops.places import WHOLE, Box
 from ...gligen_ops.schedule import BetaSchedule
 from .channels import Channels
 from .conditioning import Entry, area_of, entries_of
 from .gligens import LoadedGligen
 from .grounders import Grounder
-from .groundings import Grounding, groundings
+from .groundings import Grounding, groundings, strongest
 from .tags import UNKNOWN, Row, Tagging
 from .unet import check_fit
 
@@ -111,7 +111,7 @@ class Run:
     def longest(self) -> int:
         """How many pictures anything is grounded in."""
         entries = [e for g in self.groundings for e in (*g.entries, g.channels) if e]
-        return max((len(e.frames) for e in entries), default=1)
+        return max((e.length for e in entries), default=1)
 
     def tag(self, guider: CFGGuider, pictures: list[int], regions: list[Box]) -> Tagging:
         """Put tags on the conds of the guider, and the GLIGENs among what the host loads for them."""
@@ -150,7 +150,9 @@ class Run:
         convolved: dict[Grounding, list[int]] = {}
         for number, row in enumerate(rows):
             for g in self._groundings_of(row, active):
-                grounded.setdefault((g.gligen, g.strength), {})[number] = g
+                strength = g.strength_at(row.picture)
+                if strength:
+                    grounded.setdefault((g.gligen, strength), {})[number] = g
                 if g.channels:
                     convolved.setdefault(g, []).append(number)
         size = tuple(x.shape[-2:])
@@ -191,7 +193,7 @@ class Run:
                 chosen[0],
                 entries=entries,
                 channels=self._channels_of(chosen, is_there=bool(there)),
-                strength=max(g.strength for g in chosen),
+                strengths=strongest(chosen),
             )
         return self._negatives[key]
 

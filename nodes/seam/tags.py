@@ -14,7 +14,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...gligen_ops.entities import Box
+from ...gligen_ops.places import Box
 
 TAGS = "gligen_tags"
 SCALE = 2

@@ -3,8 +3,9 @@
 import math
 
 import pytest
-from gligen_pack.gligen_ops.entities import Box, PhraseBox
+from gligen_pack.gligen_ops.entities import PhraseBox
 from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.places import Box
 from gligen_pack.nodes.layouts.boxes import check_boxes
 
 GOOD = Box(0.1, 0.2, 0.4, 0.9)

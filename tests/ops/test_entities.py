@@ -4,15 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from gligen_pack.gligen_ops.entities import (
-    BONES,
-    WHOLE,
-    Box,
-    BoxEntity,
-    Inpainting,
-    Pose,
-    SpatialMap,
-)
+from gligen_pack.gligen_ops.entities import BONES, BoxEntity, Inpainting, Pose, SpatialMap
+from gligen_pack.gligen_ops.places import WHOLE, Box
 
 REGION = Box(0.25, 0.5, 0.75, 0.75)
 

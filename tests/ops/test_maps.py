@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import small
 import torch
-from gligen_pack.gligen_ops.entities import Box, Inpainting, SpatialMap
+from gligen_pack.gligen_ops.entities import Inpainting, SpatialMap
 from gligen_pack.gligen_ops.layers.first_conv import Downsampler, Edges
+from gligen_pack.gligen_ops.places import Box
 from gligen_pack.gligen_ops.tokenizers.maps import MapTokenizer
 from PIL import Image
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from gligen_pack.gligen_ops.entities import Box
 from gligen_pack.gligen_ops.masks import boxes_mask
+from gligen_pack.gligen_ops.places import Box
 
 WIDE = (5, 13)  # of latents: height, width
 HIGH = (11, 6)

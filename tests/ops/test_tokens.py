@@ -4,7 +4,8 @@ import pytest
 import reference
 import small
 import torch
-from gligen_pack.gligen_ops.entities import Box, BoxEntity, Pose, SpatialMap
+from gligen_pack.gligen_ops.entities import BoxEntity, Pose, SpatialMap
+from gligen_pack.gligen_ops.places import Box
 from gligen_pack.gligen_ops.tokenizers.box import BoxTokenizer
 from gligen_pack.gligen_ops.tokenizers.convnext import ConvNeXt, authors_name, host_name
 from gligen_pack.gligen_ops.tokenizers.fourier import fourier_embedding

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ....gligen_ops.entities import Box, Entity
+from ....gligen_ops.entities import Entity
 from ....gligen_ops.kinds import KINDS, Kind
 from ....gligen_ops.layers.first_conv import FirstConv
+from ....gligen_ops.places import Box
 from ... import models, world
 from .. import data, train_vae
 

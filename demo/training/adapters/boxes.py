@@ -2,7 +2,8 @@
 
 import torch
 
-from ....gligen_ops.entities import Box, BoxEntity
+from ....gligen_ops.entities import BoxEntity
+from ....gligen_ops.places import Box
 from ....gligen_ops.tokenizers.box import BoxTokenizer
 from ... import world
 from .adapter import KEEP, WIDTH, Adapter, Example, features_of

@@ -5,8 +5,9 @@ import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
-from ....gligen_ops.entities import Box, BoxEntity
+from ....gligen_ops.entities import BoxEntity
 from ....gligen_ops.learning.fit import fit
+from ....gligen_ops.places import Box
 from ....gligen_ops.tokenizers.text_image import TextImageTokenizer
 from ... import world
 from .. import data, train_vae, train_vision
