@@ -4,6 +4,7 @@
 Original: `alpha_generator` in gligen_inference.py of gligen/GLIGEN.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ class BetaSchedule:
     curve: Callable[[float], float] | None = None
 
     def __post_init__(self):
+        for name in ("tau", "decay"):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise GligenError(f"{name}: it is {share}; expected a share of the steps, 0 to 1.")
+        if not 0 <= self.strength < math.inf:
+            raise GligenError(f"strength: it is {self.strength}; expected a number from 0 up.")
         if self.tau + self.decay > 1 + _ROUNDING:
             raise GligenError(
                 f"tau ({self.tau:g}) and decay ({self.decay:g}) are shares of the same run: together "
@@ -43,12 +50,17 @@ class BetaSchedule:
     def betas(self, steps: int) -> list[float]:
         """β of each of a run's steps."""
         betas = self._shares(steps) if self.curve is None else self._along(self.curve, steps)
-        return [self.strength * beta for beta in betas]
+        return self._checked(betas)
 
     def between(self, places: Sequence[float]) -> list[float]:
         """β of each of the steps between these places of a run, of which 0 is the begin and 1 the end:
         also of steps that are only a piece of it."""
-        return [self.strength * self._at(*ends) for ends in pairwise(places)]
+        return self._checked([self._at(*ends) for ends in pairwise(places)])
+
+    def _checked(self, betas: list[float]) -> list[float]:
+        if not all(map(math.isfinite, betas)):
+            raise GligenError("curve: somewhere it is no number. Draw it anew.")
+        return [self.strength * beta for beta in betas]
 
     def _at(self, begin: float, end: float) -> float:
         if self.curve is not None:

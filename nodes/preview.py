@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..gligen_ops.entities import PhraseBox
 from .layouts.inputs import pixels
 from .pictures.drawing import draw_boxes, draw_lines
-from .pictures.images import from_picture, to_picture
+from .pictures.images import from_picture, three_channels, to_picture
 from .seam.conditioning import entities_in
 
 GREY = 0.5
@@ -49,6 +49,7 @@ class GligenPreview(io.ComfyNode):
     def execute(cls, conditioning, width, height, image=None) -> io.NodeOutput:
         if image is None:
             image = torch.full((1, height, width, 3), GREY)
+        image = three_channels(image)
         _, height, width, _ = image.shape
         pictures = []
         for frame, one in enumerate(image):

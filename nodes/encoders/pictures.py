@@ -31,6 +31,10 @@ def image_feature(
             f"clip_vision_output: it holds {len(embedding)} pictures, and one box takes one. Encode a "
             "single picture."
         )
+    if not embedding.isfinite().all():
+        raise GligenError(
+            "clip_vision_output: its features are no numbers (NaN). Look at the picture that was encoded."
+        )
     expected = gligen.net.position_net.text_width
     if projection == CLIPS_OWN:
         need_clip(clip, expected)

@@ -1,6 +1,5 @@
 """Many boxes at once, from the text widget and from a link: everything becomes fractions."""
 
-import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -9,7 +8,7 @@ from ...gligen_ops.entities import PhraseBox
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.places import Box
 from .linked_boxes import SIZES, cut, each_box, four_numbers, frames_of, phrase_of, read_link
-from .problems import Problems, short
+from .problems import Problems, from_json, short
 
 FRACTIONS = "in fractions of the image from 0 to 1 (5% is 0.05; pixels divided by the image's size)"
 LINE_HELP = (
@@ -22,9 +21,10 @@ JSON_HELP = (
 )
 Named = tuple[str, str]
 """The place of a phrase in the text, for messages, and the phrase."""
-NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 NUMBERED = re.compile(r":\s*[\[(]?(-?[0-9.]+%?[\s,;]+){3}-?[0-9.]+%?[\])]?$")
 """A phrase with a box behind it."""
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def gather_frames(
@@ -49,6 +49,10 @@ def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
         with problems.at(f"Box {number} ({phrase})" if phrase else f"Box {number}"):
             if not phrase:
                 raise GligenError("its text is empty.")
+            if SURROGATE.search(phrase):
+                raise GligenError(
+                    "its text has half a character, which nothing can read: type it anew."
+                )
             if NUMBERED.search(phrase):
                 raise GligenError(
                     "its text ends in numbers. Give them to x, y, width and height, or type the whole "
@@ -61,6 +65,7 @@ def check_boxes(boxes: list[PhraseBox]) -> list[PhraseBox]:
 
 def _gather(text: str, link: Any, width: int, height: int, spare_phrases: bool) -> list[PhraseBox]:
     in_text, in_link = Problems(), Problems()
+    text = text.removeprefix("\ufeff")
     if text.lstrip()[:1] in ("[", "{"):
         typed, phrases, text_help = _read_json(text, in_text), [], JSON_HELP
     else:
@@ -127,12 +132,9 @@ def _read_line(line: str) -> PhraseBox | None:
 
 def _read_json(text: str, problems: Problems) -> list[PhraseBox]:
     try:
-        items = json.loads(text)
-    except json.JSONDecodeError as error:
-        problems.add(
-            f'It starts with "{text.lstrip()[0]}" and so was read as JSON, which stops making '
-            f"sense at line {error.lineno}, column {error.colno}: {error.msg}."
-        )
+        items = from_json(text)
+    except GligenError as error:
+        problems.add(f'It starts with "{text.lstrip()[0]}" and so was read as JSON: {error}')
         return []
     if isinstance(items, dict):
         items = items.get("boxes", [items])

@@ -5,7 +5,6 @@ x, y, score}]}; some tools write pixels and some fractions, some zeros, None or 
 point or a person is missing.
 """
 
-import json
 import math
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from ...gligen_ops.entities import Pose
 from ...gligen_ops.errors import GligenError
 from ...gligen_ops.tokenizers.keypoints import PERSONS, POINTS
-from .problems import Problems, short
+from .problems import Problems, from_json, short
 
 # Where each of COCO's points is: nose, then eye, ear, shoulder, elbow, wrist, hip, knee and ankle, of
 # each the left before the right.
@@ -57,12 +56,9 @@ def _parsed(text: str) -> Any:
     if not text.strip():
         raise GligenError("pose_keypoint: connect a pose, or write one in json.")
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise GligenError(
-            f"json: it stops making sense at line {error.lineno}, column {error.colno}: {error.msg}. "
-            f"{JSON_HELP}"
-        ) from error
+        return from_json(text)
+    except GligenError as error:
+        raise GligenError(f"json: {error} {JSON_HELP}") from error
 
 
 def _frame(frame: Any, confidence: float, problems: Problems) -> list[Pose]:
@@ -101,7 +97,7 @@ def _points(person: Any, confidence: float) -> list[Point]:
         rows = [rows[i : i + 3] for i in range(0, len(rows), 3)]
     if not rows:
         return []
-    if len(rows) not in FROM or any(row is not None and len(row) not in (2, 3) for row in rows):
+    if len(rows) not in FROM or not all(row is None or _is_point(row) for row in rows):
         what = "points" if len(rows) == len(person) else "numbers"
         raise GligenError(
             f"it has {len(person)} {what}; expected {ORDERS} points, each x and y, or x, y and score."
@@ -113,9 +109,13 @@ def _point(row: Any, confidence: float) -> Point:
     if row is None or not all(_is_number(v) for v in row):
         return None
     x, y, *score = row
-    if min(x, y) < 0 or (x, y) == (0, 0) or (score and score[0] < max(confidence, 1e-6)):
+    if min(x, y) < 0 or (x, y) == (0, 0) or not _is_sure(score, confidence):
         return None
     return float(x), float(y)
+
+
+def _is_sure(score: list[float], confidence: float) -> bool:
+    return not score or (score[0] > 0 and score[0] >= confidence)
 
 
 def _in_fractions(persons: list[list[Point]], canvas: list | None) -> list[Pose]:
@@ -150,12 +150,15 @@ def _value(mapping: dict, key: str) -> Any:
 
 def _is_person(people: list | tuple) -> bool:
     """Whether what should be people are the points, or the numbers, of one."""
-    return any(
-        _is_number(row)
-        or (isinstance(row, list | tuple) and len(row) in (2, 3) and all(map(_is_number, row)))
-        for row in people
-    )
+    return any(_is_number(row) or (_is_point(row) and all(map(_is_number, row))) for row in people)
+
+
+def _is_point(row: Any) -> bool:
+    return isinstance(row, list | tuple) and len(row) in (2, 3)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False

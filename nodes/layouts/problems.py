@@ -1,5 +1,6 @@
 """How what is wrong with an input is gathered, so that one message says all of it."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,18 @@ class Problems:
         """Raises a GligenError of all lines, between a heading and what to do, where there are any."""
         if self.lines:
             raise GligenError("\n".join(filter(None, [heading, *self.lines, cure])))
+
+
+def from_json(text: str) -> Any:
+    """What a text says as JSON, every number as a float. Raises GligenError where it is none."""
+    try:
+        return json.loads(text, parse_int=float)
+    except json.JSONDecodeError as error:
+        raise GligenError(
+            f"it stops making sense at line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from error
+    except RecursionError as error:
+        raise GligenError("its brackets are nested too deeply.") from error
 
 
 def short(value: Any) -> str:

@@ -13,6 +13,7 @@ STITCHER = ("canvas_to_orig", "cropped_to_canvas")
 
 def of_mask(mask: Tensor) -> list[Box]:
     """The smallest box around what is white in each mask of [N, H, W]."""
+    mask = mask.reshape(-1, *mask.shape[-2:])
     return [_around(one, f" {n}" if len(mask) > 1 else "") for n, one in enumerate(mask, start=1)]
 
 

@@ -11,6 +11,16 @@ from ...gligen_ops.fitting import FAINT
 
 def three_channels(image: Tensor) -> Tensor:
     """[B, H, W, C] of a grey, a colour or a transparent picture → [B, H, W, 3]."""
+    if image.ndim != 4 or not image.numel():
+        raise GligenError(
+            f"image: there is no picture in it (its shape is {list(image.shape)}). Connect one, or look at "
+            "what the node before gives."
+        )
+    if not image.isfinite().all():
+        raise GligenError(
+            "image: it has pixels that are no numbers (NaN), as a failed run leaves them. Look at what the "
+            "node before gives."
+        )
     channels = image.shape[-1]
     if channels not in (1, 3, 4):
         raise GligenError(
@@ -22,6 +32,8 @@ def three_channels(image: Tensor) -> Tensor:
 
 def painted(mask: Tensor, image: Tensor) -> Tensor:
     """A MASK [B, H, W] of the picture's size, as [B, 1, H, W]."""
+    if mask.ndim < 2 or not mask.numel() or not mask.isfinite().all():
+        raise GligenError("mask: there is nothing in it, or no numbers (NaN). Draw it anew.")
     mask = mask.reshape(-1, 1, *mask.shape[-2:])
     if mask.shape[-2:] != image.shape[1:3]:
         came, expected = (f"{s[1]} by {s[0]}" for s in (mask.shape[-2:], image.shape[1:3]))

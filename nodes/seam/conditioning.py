@@ -7,6 +7,7 @@ Nodes of this pack put entries into it by a carrier (carrier.py), those of the h
 A param is a tuple (phrase feature [1, F], height, width, y, x) in latent pixels of the area.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -79,6 +80,10 @@ def ground(
 ) -> Conditioning:
     """The conditioning with more entities of a GLIGEN, each given frame by frame as in `Entry`. Raises
     GligenError where they are more than the model has slots for."""
+    if not 0 <= strength < math.inf:
+        raise GligenError(
+            f"strength: it is {strength}; expected a number from 0 up. 1 is as trained."
+        )
     new = [Entry(gligen, frames, (strength,)) for frames in entities]
     return [[text, _with_entries(cond, gligen, new)] for text, cond in conditioning]
 
