@@ -38,6 +38,8 @@ def test_the_whole_picture_leaves_an_entity_as_it_is(entity):
         (Box(0.3, 0.0, 0.5, 0.55), None),  # an eleventh of it
         (Box(0.0, 0.0, 0.2, 0.2), None),
         (Box(0.75, 0.5, 0.9, 0.7), None),  # its edge alone
+        (Box(0.0, 0.5, 0.28, 0.75), None),  # a ninth of it
+        (Box(0.2, 0.5, 0.28, 0.75), Box(0.0, 0.0, 0.06, 1.0)),  # more than a third
     ],
 )
 def test_a_box_is_cut_to_a_region_where_enough_of_it_lies_there(box, expected):
