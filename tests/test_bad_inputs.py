@@ -149,3 +149,18 @@ def test_a_reference_picture_without_numbers(rig):
 def test_a_confidence_that_nothing_reaches_is_told(rig, confidence):
     with pytest.raises(GligenError, match="none of its points is sure enough"):
         rig.keypoints([person()], confidence=confidence)
+
+
+@pytest.mark.parametrize(
+    "dtypes, expected",
+    [
+        ([torch.float16] * 2, torch.float16),
+        ([torch.float8_e4m3fn, torch.float16], torch.float16),
+        ([torch.float16, torch.bfloat16], torch.float32),
+        ([torch.bfloat16, torch.float32], torch.float32),
+    ],
+)
+def test_a_file_of_several_dtypes_loses_nothing(rig, dtypes, expected):
+    from gligen_pack.nodes.seam.gligens import widest
+
+    assert widest([torch.zeros(1, dtype=dtype) for dtype in dtypes]) == expected

@@ -24,10 +24,11 @@ from .names import authors_name_in_file, authors_names, gligen_names
 from .tensor_files import Contents, Stored, contents_of, read_tensors
 
 FUSER = re.compile(
-    r"(?:(input|output)_blocks\.(\d+)|middle_block)\.1\.transformer_blocks\.(\d+)\.fuser\."
+    r"(?:(input|output)_blocks\.(\d{1,4})|middle_block)\.1\.transformer_blocks\.(\d{1,4})\.fuser\."
 )
 SHARD = re.compile(r"(.+-)\d{5}(-of-(\d{5})\.\w+)")
 LISTED = 8
+LONGEST = 120  # characters of a name in a message
 
 
 class Checkpoint(NamedTuple):
@@ -81,6 +82,7 @@ def read_gligen(path: str | PathLike) -> Checkpoint:
             f"{path.name} contains no gated layers (fuser), so it is not a GLIGEN model: choose "
             "one, such as gligen_sd14_textbox_pruned.safetensors."
         )
+    _check_numbers(tensors, path.name)
     first_conv = _shapes_of(tensors).get(f"{FIRST_CONV}weight", ())
     if fits(first_conv, ("width", LATENT, 3, 3)):
         tensors = {name: t for name, t in tensors.items() if not name.startswith(FIRST_CONV)}
@@ -155,7 +157,30 @@ def _parts(path: Path) -> list[Path]:
     shard = SHARD.fullmatch(path.name)
     if not shard:
         return [path]
-    return [path.with_name(f"{shard[1]}{i:05}{shard[2]}") for i in range(1, int(shard[3]) + 1)]
+    count = int(shard[3])
+    parts = [path.with_name(f"{shard[1]}{i:05}{shard[2]}") for i in range(1, count + 1)]
+    missing = [part.name for part in parts if not part.exists()]
+    if missing:
+        raise GligenError(
+            f"{path.name} is one of {count} parts, and beside it {listed(missing)} is missing: put all parts "
+            "into the same folder."
+        )
+    return parts
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], name: str) -> None:
+    bad = [key for key, tensor in tensors.items() if not tensor.float().isfinite().all()]
+    if bad:
+        raise GligenError(
+            f"{name} holds values that are no numbers (NaN or infinite) in {listed(bad)}: download it again, "
+            "or choose another file."
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, each cut where it is too long to be read."""
+    shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names[:LISTED]]
+    return ", ".join(shown + ["…"] * (len(names) > LISTED))
 
 
 def _wanted(
@@ -168,10 +193,12 @@ def _wanted(
         if own is None:
             continue
         if own in wanted or own in others:
-            raise GligenError(f"{part.name} holds {own} twice: choose a file of one model.")
+            raise GligenError(
+                f"{part.name} holds {listed([own])} twice: choose a file of one model."
+            )
         if stored.dtype is None or not stored.dtype.is_floating_point:
             raise GligenError(
-                f"{part.name} holds {name} quantized to integers: choose the model in float16, "
+                f"{part.name} holds {listed([name])} quantized to integers: choose the model in float16, "
                 "bfloat16 or float32."
             )
         wanted[own] = stored
@@ -203,13 +230,9 @@ def _check(sizes: Sizes, expected: Shapes, name: str, kind: Kind) -> None:
         "unexpected": [key for key in shapes if key not in expected],
         "of the wrong shape": wrong,
     }
-    listed = [
-        f"{len(keys)} {problem} ({', '.join(keys[:LISTED])}{', …' if len(keys) > LISTED else ''})"
-        for problem, keys in problems.items()
-        if keys
-    ]
-    if listed:
+    told = [f"{len(keys)} {problem} ({listed(keys)})" for problem, keys in problems.items() if keys]
+    if told:
         raise GligenError(
-            f"{name} does not hold a complete {kind} GLIGEN. Its tensors: {'; '.join(listed)}. "
+            f"{name} does not hold a complete {kind} GLIGEN. Its tensors: {'; '.join(told)}. "
             "Download it again, or choose another file."
         )

@@ -5,7 +5,7 @@ open. Formats of torch.save: `_save` and `_legacy_save` in torch/serialization.p
 """
 
 import io
-import pickletools
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import GligenError
+from .pickle_limits import checked
 from .pickles import Storage, Unpickler, View
 
 SAFETENSORS_DTYPES = {
@@ -28,6 +29,8 @@ SAFETENSORS_DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+SHARED = 4
+"""How many times the file's size its tensors may take: some share their bytes."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -106,6 +109,9 @@ def read_tensors(path: Path, stored: Mapping[str, Stored]) -> dict[str, Tensor]:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """The file. What goes wrong with it becomes a GligenError that names it."""
     try:
+        str(path).encode()  # as the library reads it
+        if path.exists() and not path.is_file():
+            raise GligenError("cannot be opened: it is a folder or a device and not a file.")
         with path.open("rb") as file:
             yield file
     except OSError as error:
@@ -113,6 +119,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise GligenError(f"{path.name} {problem}") from error
     except GligenError as error:
         raise GligenError(f"{path.name} {error}") from error
+    except UnicodeEncodeError as error:
+        shown = path.name.encode("utf-8", "replace").decode()
+        raise GligenError(f"{shown} has a name that is no text: rename it.") from error
     except Exception as error:  # whatever the bytes of a damaged or hostile file lead to
         raise GligenError(f"{path.name} is damaged or incomplete: download it again.") from error
 
@@ -174,13 +183,13 @@ def _place(file: BinaryIO, record: zipfile.ZipInfo) -> tuple[int, int]:
 
 
 def _of_legacy(file: BinaryIO) -> Contents:
-    if Unpickler(file).load() != LEGACY_MAGIC:
+    if _unpickled(file)[0] != LEGACY_MAGIC:
         raise GligenError("is a pickle, but not one of PyTorch: download the model's own file.")
     for _ in ("protocol", "system"):
-        Unpickler(file).load()
+        _unpickled(file)
     saved, storages, strings = _unpickled(file)
     places = {}
-    for key in Unpickler(file).load():
+    for key in _unpickled(file)[0]:
         size = int.from_bytes(file.read(8), "little") * storages[key].dtype.itemsize
         places[key] = (file.tell(), size)
         file.seek(size, io.SEEK_CUR)
@@ -190,24 +199,26 @@ def _of_legacy(file: BinaryIO) -> Contents:
 def _unpickled(file: BinaryIO) -> tuple[object, dict[str, Storage], list[str]]:
     """What was saved in the pickle at the file's place, its storages, and the texts in it, in order."""
     start = file.tell()
-    unpickler = Unpickler(file)
-    saved = unpickler.load()
+    strings = checked(file)
     file.seek(start)
-    strings = dict.fromkeys(arg for _, arg, _ in pickletools.genops(file) if isinstance(arg, str))
-    return saved, unpickler.storages, [*strings]
+    unpickler = Unpickler(file)
+    return unpickler.load(), unpickler.storages, strings
 
 
 def _stored(saved, places: Mapping[str, tuple[int, int]], length: int) -> dict[str, InPickle]:
     """The tensors in what was saved. places: start and size of each storage, length: that of the file, in
     bytes."""
-    tensors = {}
+    tensors, memory = {}, 0
     for name, (storage, offset, shape, stride) in _views(saved):
         start, size = places[storage.key]
         first = start + index(offset) * storage.dtype.itemsize
         stored = InPickle(storage.dtype, tuple(map(index, shape)), tuple(map(index, stride)), first)
         end = (offset + stored.span) * storage.dtype.itemsize
+        memory += max(stored.span, math.prod(stored.shape)) * storage.dtype.itemsize
         if min(offset, *shape, *stride, 0) < 0 or end > size or start + size > length:
             raise ValueError(name)
+        if memory > SHARED * length:
+            raise ValueError("views of the same bytes, again and again")
         tensors[name] = stored
     return tensors
 

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import comfy.gligen
 import comfy.model_management
@@ -156,11 +156,19 @@ def load(path: str, name: str) -> LoadedGligen:
 def from_checkpoint(checkpoint: Checkpoint, path: str = "") -> LoadedGligen:
     """Raises GligenError where a tensor is missing, too much or of the wrong shape."""
     net = build_gligen(checkpoint, Operations)
-    dtype = next(iter(checkpoint.tensors.values())).dtype
+    dtype = widest(checkpoint.tensors.values())
     if dtype == torch.float32 and comfy.model_management.should_use_fp16():
         dtype = torch.float16
     state = {k: v.to(dtype) for k, v in state_dict_of(net, checkpoint.tensors).items()}
     return _with_weights(net, state, checkpoint.name, checkpoint.source, path)
+
+
+def widest(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The dtype that holds all of them: of several as large, float32."""
+    dtypes = {tensor.dtype for tensor in tensors}
+    largest = max(dtype.itemsize for dtype in dtypes)
+    widest = [dtype for dtype in dtypes if dtype.itemsize == largest]
+    return widest[0] if len(widest) == 1 else torch.float32
 
 
 def _with_weights(net: Gligen, state: dict, name: str, source: str, path: str = "") -> LoadedGligen:

@@ -88,7 +88,9 @@ def test_a_part_stands_for_all_of_them(tmp_path, tensors):
     assert same(read_gligen(first).tensors, tensors)
     second = first.with_name(first.name.replace("00001-", "00002-"))
     second.unlink()
-    with pytest.raises(GligenError, match="model-00002-of-00003.safetensors cannot be opened"):
+    with pytest.raises(
+        GligenError, match="beside it .*model-00002-of-00003.safetensors is missing"
+    ):
         read_gligen(first)
 
 
@@ -351,3 +353,64 @@ def test_quantized_to_integers(tmp_path, tensors):
     for name in ("int8.safetensors", "int8.bin"):
         save_diffusers(tmp_path / name, quantized)
         assert "quantized" in refusal(tmp_path / name)
+
+
+def refused(path, told):
+    with pytest.raises(GligenError, match=told) as error:
+        load_gligen(path)
+    assert len(str(error.value)) < 2500
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e5m2])
+def test_weights_that_are_no_numbers_are_told(tmp_path, tensors, value, dtype):
+    bad = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    bad[f"{FUSER}.linear.weight"] = torch.full_like(
+        bad[f"{FUSER}.linear.weight"].float(), value
+    ).to(dtype)
+    save_pruned(tmp_path / "bad.safetensors", bad)
+    refused(
+        tmp_path / "bad.safetensors",
+        "bad.safetensors holds values that are no numbers .*fuser.linear",
+    )
+
+
+def test_numbers_and_names_of_any_length_are_told_shortly(tmp_path, tensors):
+    far = FUSER.replace("1.1", "9" * 5000 + ".1", 1)
+    save_file({**tensors, f"{far}.linear.weight": torch.zeros(2)}, tmp_path / "far.safetensors")
+    refused(tmp_path / "far.safetensors", "1 unexpected")
+    save_file(
+        {**tensors, f"{FUSER}.{'x' * 1_000_000}": torch.zeros(2)}, tmp_path / "long.safetensors"
+    )
+    refused(tmp_path / "long.safetensors", "1 unexpected .*…")
+
+
+def test_widths_of_empty_tensors_are_told(tmp_path, tensors):
+    empty = {**tensors, f"{FUSER}.norm2.weight": torch.zeros(10**12, 0)}
+    save_file(empty, tmp_path / "empty.safetensors")
+    refused(tmp_path / "empty.safetensors", "of the wrong shape")
+
+
+def test_a_part_that_is_missing_is_told_with_what_to_do(tmp_path, tensors):
+    save_shards(tmp_path / "model.safetensors", tensors)
+    first, second, *_ = sorted(tmp_path.glob("*.safetensors"))
+    second.unlink()
+    refused(
+        first,
+        f"is one of 3 parts, and beside it {second.name} is missing: put all parts into the same",
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    refused(tmp_path / "pipe.safetensors", "a folder or a device")
+    refused(tmp_path, "a folder or a device")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text on this system")
+def test_a_file_whose_name_is_no_text_is_told(tmp_path, tensors):
+    save_pruned(tmp_path / "good.safetensors", tensors)
+    name = os.fsencode(tmp_path) + b"/bad\xff.safetensors"
+    os.rename(tmp_path / "good.safetensors", name)
+    refused(os.fsdecode(name), "has a name that is no text: rename it")

@@ -8,6 +8,7 @@ import zipfile
 import pytest
 import torch
 from gligen_pack.gligen_ops.errors import GligenError
+from gligen_pack.gligen_ops.files.pickle_limits import checked
 from gligen_pack.gligen_ops.files.pickles import Inert, Storage, Unpickler
 from gligen_pack.gligen_ops.files.tensor_files import contents_of, read_tensors
 from safetensors.torch import save_file
@@ -203,3 +204,57 @@ def test_a_storage_within_another_is_not_taken_for_a_whole_one():
 )
 def test_settings_of_python_2_are_taken_by_their_names_there(module, name):
     assert Unpickler(io.BytesIO()).find_class(module, name) is Inert
+
+
+def nested(levels, make):
+    """A dict whose key is a tuple of tuples of tuples …"""
+    return b"\x80\x02})" + b"".join(make(i) for i in range(levels)) + b"Ns."
+
+
+HOSTILE = {
+    "a number far beyond all values": b"\x80\x02}r\xff\xff\xff\x0f.",
+    "the same as text": b"\x80\x02}p268435455\n.",
+    "a key a million deep": nested(1_000_000, lambda _: b"\x85"),
+    "a key that doubles": nested(60, lambda i: b"q%ch%c\x86" % (i, i)),
+    "values that double": b"\x80\x02}K\x00)"
+    + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
+    + b"s.",
+}
+
+
+@pytest.mark.parametrize("pickled", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_asks_for_far_too_much_is_refused_unread(tmp_path, pickled, zipped):
+    file = tmp_path / "model.bin"
+    if zipped:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("model/data.pkl", pickled)
+    else:
+        file.write_bytes(pickled)
+    with pytest.raises(
+        GligenError, match="model.bin is a pickle that asks for far more memory or time"
+    ):
+        contents_of(file)
+
+
+def test_a_pickle_of_a_model_costs_little():
+    tensors = {f"{i}.weight": torch.zeros(2) for i in range(2000)}
+    saved = io.BytesIO()
+    torch.save({"model": tensors, "config": {"a": [{"b": (1, (2, "text"))}]}}, saved)
+    with zipfile.ZipFile(saved) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+        texts = checked(io.BytesIO(archive.read(name)))
+    assert "1999.weight" in texts and "text" in texts
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_views_of_the_same_bytes_again_and_again_are_refused(tmp_path, save):
+    whole = torch.zeros(100_000)
+    save(tmp_path / "few.bin", {str(i): whole[i:] for i in range(3)})
+    assert len(back(tmp_path / "few.bin")) == 3
+    save(tmp_path / "many.bin", {str(i): whole[i:] for i in range(800)})
+    with pytest.raises(GligenError, match="many.bin is damaged"):
+        contents_of(tmp_path / "many.bin")
+    save(tmp_path / "wide.bin", {"0": whole[:1].expand(10_000_000)})
+    with pytest.raises(GligenError, match="wide.bin is damaged"):
+        contents_of(tmp_path / "wide.bin")
