@@ -1,3 +1,5 @@
+import sys
+
 import folder_paths
 from comfy_api.latest import io
 
@@ -30,7 +32,12 @@ class GligenModelLoader(io.ComfyNode):
     def execute(cls, gligen_name) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("gligen", gligen_name)
         gligen = gligens.load(path, gligen_name)
-        from server import PromptServer  # the whole server, which only runs in one need
-
-        PromptServer.instance.send_progress_text(gligen.description(), cls.hidden.unique_id)
+        show(gligen.description(), cls.hidden)
         return io.NodeOutput(gligen.patcher)
+
+
+def show(text: str, hidden) -> None:
+    """Write on the node. Nodes also run in processes without a server, where nobody looks."""
+    server = getattr(sys.modules.get("server"), "PromptServer", None)
+    if hasattr(server, "instance") and hidden is not None:
+        server.instance.send_progress_text(text, hidden.unique_id)

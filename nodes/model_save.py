@@ -38,12 +38,25 @@ class GligenModelSave(io.ComfyNode):
                 f"{len(loaded.net.widths)} layers of this model they cannot be told, as from those of "
                 "SD 1.x and 2.x. Load the file with the GLIGEN Model Loader in its place, and save it again."
             )
-        folder, name, counter, *_ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        file = Path(folder) / f"{name}_{counter:05}_.safetensors"
+        file = next_file(filename_prefix)
         model = loaded.net
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors_of(model).items()}
         checkpoint = Checkpoint(tensors, model.kind, model.fuser, loaded.name, loaded.source)
-        save_gligen(checkpoint, file)
+        try:
+            save_gligen(checkpoint, file)
+        except Exception as error:  # of the library's own, beside the system's
+            raise GligenError(f"filename_prefix: {file} could not be written: {error}.") from error
         return io.NodeOutput()
+
+
+def next_file(prefix: str) -> Path:
+    """The first free name of this beginning in the host's output folder."""
+    output = folder_paths.get_output_directory()
+    try:
+        folder, name, counter, *_ = folder_paths.get_save_image_path(prefix, output)
+    except Exception as error:  # the host's own for a folder outside, which it names in its log
+        raise GligenError(
+            f"filename_prefix: '{prefix}' leads out of ComfyUI's output folder or cannot be made there. "
+            "Write a folder and a beginning of a name, such as gligen/gligen."
+        ) from error
+    return Path(folder) / f"{name}_{counter:05}_.safetensors"

@@ -164,3 +164,55 @@ def test_a_file_of_several_dtypes_loses_nothing(rig, dtypes, expected):
     from gligen_pack.nodes.seam.gligens import widest
 
     assert widest([torch.zeros(1, dtype=dtype) for dtype in dtypes]) == expected
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    import folder_paths
+
+    folder = tmp_path / "output"
+    folder.mkdir()
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("prefix", ["../outside/gligen", "/outside/gligen", "a/../../gligen"])
+def test_nothing_is_saved_outside_of_the_output_folder(rig, output, prefix):
+    with pytest.raises(
+        GligenError, match="filename_prefix: .* leads out of ComfyUI's output folder"
+    ):
+        rig.node("GligenModelSave", gligen=rig.gligen(), filename_prefix=prefix)
+    assert [*output.parent.rglob("*.safetensors*")] == []
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_half(rig, output, monkeypatch):
+    from gligen_pack.gligen_ops.files import checkpoint
+
+    def fails(tensors, file, metadata):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    rig.node("GligenModelSave", gligen=rig.gligen(), filename_prefix="gligen")
+    (file,) = output.iterdir()
+    before = file.read_bytes()
+    monkeypatch.setattr(checkpoint, "save_file", fails)
+    with pytest.raises(GligenError, match="could not be written: .*No space left"):
+        rig.node("GligenModelSave", gligen=rig.gligen(), filename_prefix="gligen")
+    assert [*output.iterdir()] == [file] and file.read_bytes() == before
+
+
+def test_the_loader_works_in_a_process_without_a_server(rig, tmp_path, monkeypatch):
+    import sys
+
+    import folder_paths
+    from files import random_text_box_tensors, save_pruned, scaled
+    from gligen_pack.gligen_ops.model import Block
+
+    widths = scaled({Block("middle", 0, 0): 1280}, 40)
+    save_pruned(tmp_path / "one.safetensors", random_text_box_tensors(widths))
+    found = ([str(tmp_path)], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "gligen", found)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.delitem(sys.modules, "server", raising=False)
+    (gligen,) = rig.node("GligenModelLoader", gligen_name="one.safetensors")
+    assert gligen.model.name == "one.safetensors" and "server" not in sys.modules

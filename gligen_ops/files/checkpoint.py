@@ -143,14 +143,21 @@ def tensors_of(gligen: Gligen) -> dict[str, Tensor]:
 
 def save_gligen(checkpoint: Checkpoint, file: str | PathLike) -> None:
     """Write a safetensors file of GLIGEN's tensors, by the authors' names, which `read_gligen` reads
-    back as they are, with what else the checkpoint knows."""
+    back as they are, with what else the checkpoint knows. The file is whole at any moment, the old one or the
+    new one."""
     content = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     metadata = {
         "gligen_kind": checkpoint.kind.name,
         "gligen_fuser": checkpoint.fuser,
         "gligen_source": checkpoint.source,
     }
-    save_file(content, file, metadata)
+    file = Path(file)
+    unfinished = file.with_name(f"{file.name}.part")
+    try:
+        save_file(content, unfinished, metadata)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _parts(path: Path) -> list[Path]:
