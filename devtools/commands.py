@@ -125,6 +125,20 @@ def mutate(args):
     return run_python(set_up(dev=True), "-m", "devtools.mutate", *args.rest, OMP_NUM_THREADS="1")
 
 
+def fuzz(args):
+    """The tests of the readers with ever other inputs, until the time is over or something is found."""
+    runtime = set_up(dev=True)
+    end, seed = time.monotonic() + 60 * args.minutes, args.seed
+    while time.monotonic() < end:
+        print(f"Seed {seed}", flush=True)
+        command = ("-m", "pytest", "-q", "tests/test_fuzz.py", f"--hypothesis-seed={seed}")
+        status = run_python(runtime, *command, GLIGEN_FUZZ="1")
+        if status:
+            return status
+        seed += 1
+    return 0
+
+
 def bench(args):
     return run_python(set_up(dev=True), "-m", "benchmark", *args.rest, **KEEPING_MEMORY)
 
@@ -211,6 +225,9 @@ def parse_args(argv):
     command(
         "mutate", mutate, "see how many faults the tests notice", "--count N --seed N --files ..."
     )
+    sub = command("fuzz", fuzz, "feed the readers with whatever")
+    sub.add_argument("--minutes", type=float, default=10, help="how long (%(default)s)")
+    sub.add_argument("--seed", type=int, default=1, help="the first (%(default)s)")
     command("bench", bench, "time grounding against what it is built on", "handed on to benchmark/")
 
     if argv[:1] and argv[0] in passing and argv[1:] not in (["-h"], ["--help"]):
