@@ -27,9 +27,8 @@ def cut_out(picture: Tensor, region: Box) -> Tensor:
     """What of a picture [..., H, W] lies in a region of it, at least a pixel. Where the region sticks out, it
     has the pixels of the edge again."""
     height, width = picture.shape[-2:]
-    y0, x0 = min(round(region.y0 * height), height - 1), min(round(region.x0 * width), width - 1)
-    y1, x1 = max(round(region.y1 * height), y0 + 1, 1), max(round(region.x1 * width), x0 + 1, 1)
-    inside = picture[..., max(y0, 0) : y1, max(x0, 0) : x1]
+    x0, y0, x1, y1 = region.corners(height, width)
+    inside = picture[(..., *region.pixels(height, width))]
     beyond = (max(0, -x0), max(0, x1 - width), max(0, -y0), max(0, y1 - height))
     return pad(inside, beyond, mode="replicate") if any(beyond) else inside
 

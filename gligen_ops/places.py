@@ -94,9 +94,14 @@ class Box:
 
     def pixels(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns of a picture of height × width that the box covers, at least one of each."""
-        y0, x0 = min(round(self.y0 * height), height - 1), min(round(self.x0 * width), width - 1)
-        y1, x1 = max(round(self.y1 * height), y0 + 1), max(round(self.x1 * width), x0 + 1)
+        x0, y0, x1, y1 = self.corners(height, width)
         return slice(max(y0, 0), y1), slice(max(x0, 0), x1)
+
+    def corners(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Its x0, y0, x1, y1 in pixels of a picture of height × width, at least one of which is in it."""
+        y0, x0 = min(round(self.y0 * height), height - 1), min(round(self.x0 * width), width - 1)
+        y1, x1 = max(round(self.y1 * height), y0 + 1, 1), max(round(self.x1 * width), x0 + 1, 1)
+        return x0, y0, x1, y1
 
 
 WHOLE = Box(0.0, 0.0, 1.0, 1.0)

@@ -27,7 +27,12 @@ fuzzed = settings(
     suppress_health_check=list(HealthCheck),
 )
 NUMBERS = st.one_of(
-    st.integers(), st.integers(0, 600), st.floats(), st.floats(0, 1), st.just(10**400), st.booleans()
+    st.integers(),
+    st.integers(0, 600),
+    st.floats(),
+    st.floats(0, 1),
+    st.just(10**400),
+    st.booleans(),
 )
 LEAVES = st.one_of(st.none(), NUMBERS, st.text(max_size=20))
 KEYS = st.one_of(
@@ -46,7 +51,9 @@ VALUES = st.recursive(
     max_leaves=40,
 )  # fmt: skip
 ROWS = st.lists(st.lists(NUMBERS, min_size=2, max_size=3), min_size=17, max_size=25)
-PEOPLE = st.lists(st.one_of(ROWS, st.fixed_dictionaries({"pose_keypoints_2d": ROWS}), VALUES), max_size=3)
+PEOPLE = st.lists(
+    st.one_of(ROWS, st.fixed_dictionaries({"pose_keypoints_2d": ROWS}), VALUES), max_size=3
+)
 LINES = st.lists(
     st.one_of(
         st.text(max_size=40),
@@ -73,7 +80,9 @@ def in_picture(box) -> bool:
 @given(st.one_of(LINES, VALUES.map(lambda value: json.dumps(value, default=str)), st.text()))
 def test_texts_of_boxes(text):
     for frame in outcome(gather_frames, text) or []:
-        assert all(isinstance(box, PhraseBox) and box.phrase and in_picture(box.box) for box in frame)
+        assert all(
+            isinstance(box, PhraseBox) and box.phrase and in_picture(box.box) for box in frame
+        )
 
 
 @fuzzed

@@ -29,12 +29,11 @@ def moving(begin: Conditioning, end: Conditioning, count: int, share: Share) -> 
 def _moving(cond: dict, other: dict, count: int, share: Share) -> dict:
     entries, ends = carried_by(cond), carried_by(other)
     _check_alike(entries, ends)
-    before = max((entry.length for entry in entries), default=1)
-    if before == 1:
-        shares = [share(i / max(1, count - 1)) for i in range(count)]
-    else:
+    kept = max((entry.length for entry in entries if entry.length > 1), default=0)
+    if kept:
         shares = [share((i + 1) / count) for i in range(count)]
-    kept = 0 if before == 1 else before
+    else:
+        shares = [share(i / max(1, count - 1)) for i in range(count)]
     moved = iter([_moved(*pair, kept, shares) for pair in zip(entries, ends, strict=True)])
 
     def change(carrier: Carrier) -> dict:
