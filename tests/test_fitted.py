@@ -195,7 +195,11 @@ def test_a_region_that_sticks_out_repeats_the_edge_of_a_map():
         (regions.of_segs, segs(), "it has 0 segments"),
         (regions.of_segs, segs((0, 0, 8, 8), (8, 8, 16, 16)), "2 segments.*follow_detailer"),
         (regions.of_segs, 7, "expected SEGS"),
+        (regions.of_segs, segs((0, 0, 8)), "expected SEGS"),
+        (regions.of_segs, segs((0, 0, 8, 8), size=(0, 0)), "expected SEGS"),
         (regions.of_stitcher, {}, "Inpaint Crop"),
+        (regions.of_stitcher, stitcher(canvas_to_orig_x=[0, 0]), "Inpaint Crop"),
+        (regions.of_stitcher, stitcher(canvas_to_orig_w=[0]), "Inpaint Crop"),
     ],
 )  # fmt: skip
 def test_a_region_that_cannot_be_read_is_told(read, value, told):

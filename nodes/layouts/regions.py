@@ -34,17 +34,17 @@ def of_segs(segs: Any) -> list[Box]:
     try:
         (height, width), segments = segs
         crops = [[float(v) for v in segment.crop_region] for segment in segments]
-    except (TypeError, ValueError, AttributeError) as error:
+        found = [Box(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in crops]
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise GligenError(
             "segs: expected SEGS of the Impact Pack. Connect a detector of it."
         ) from error
-    if len(crops) != 1:
+    if len(found) != 1:
         raise GligenError(
-            f"segs: it has {len(crops)} segments, and a conditioning is fitted to one crop. Choose one with "
+            f"segs: it has {len(found)} segments, and a conditioning is fitted to one crop. Choose one with "
             "SEGS Filter, or turn follow_detailer on, which fits it to each in turn."
         )
-    x0, y0, x1, y1 = crops[0]
-    return [Box(x0 / width, y0 / height, x1 / width, y1 / height)]
+    return found
 
 
 def of_stitcher(stitcher: Any) -> list[Box]:
@@ -54,12 +54,12 @@ def of_stitcher(stitcher: Any) -> list[Box]:
         original, crop = (
             [[float(v) for v in stitcher[f"{name}_{side}"]] for side in "xywh"] for name in STITCHER
         )
-    except (TypeError, ValueError, KeyError) as error:
+        pairs = zip(zip(*original, strict=True), zip(*crop, strict=True), strict=True)
+        return [
+            Box.from_size((x - ox) / ow, (y - oy) / oh, w / ow, h / oh)
+            for (ox, oy, ow, oh), (x, y, w, h) in pairs
+        ]
+    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise GligenError(
             "stitcher: expected that of Inpaint Crop (Inpaint-CropAndStitch). Connect its stitcher."
         ) from error
-    pairs = zip(zip(*original, strict=True), zip(*crop, strict=True), strict=True)
-    return [
-        Box.from_size((x - ox) / ow, (y - oy) / oh, w / ow, h / oh)
-        for (ox, oy, ow, oh), (x, y, w, h) in pairs
-    ]
